@@ -1,0 +1,2 @@
+//! lan-backup
+fn main() {}

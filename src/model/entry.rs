@@ -1,0 +1,287 @@
+//! One file, folder or link of a snapshot: a line of the manifest.
+
+use crate::model::{Content, Extent, FileTime, ParseError, RelPath, Stream};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One file, folder or link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Line", into = "Line")]
+pub struct Entry {
+    /// Where it lies, from the top of the snapshot.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: EntryKind,
+    /// What else is restored.
+    pub metadata: Metadata,
+}
+
+/// What an entry is, with what only that kind has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// Number of plain bytes; equals the sum of its extents once the content is known.
+        size: u64,
+        /// `None` only in the list that goes ahead of the upload, where it is not known yet.
+        content: Option<Content>,
+        /// Names the group of hard links this file belongs to; every member carries the content too.
+        link_group: Option<String>,
+    },
+    /// A folder.
+    Folder,
+    /// A symbolic link; the target is kept as it is and never followed.
+    Link {
+        /// The bytes of the target.
+        target: Vec<u8>,
+    },
+}
+
+/// Metadata that every kind has.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Metadata {
+    /// Time of the last change of the content.
+    pub mtime: Option<FileTime>,
+    /// The lower twelve bits of the mode: permissions, set-uid, set-gid, sticky.
+    pub mode: Option<u32>,
+    /// Who owned it.
+    pub owner: Option<Owner>,
+    /// Extended attributes, name to value (ACLs are among them).
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+/// The owner of an entry, by number and, where the source knew them, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Owner {
+    /// User number.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+    /// User name.
+    pub user: Option<String>,
+    /// Group name.
+    pub group: Option<String>,
+}
+
+impl Entry {
+    /// Number of plain bytes of a file, 0 for anything else.
+    pub fn size(&self) -> u64 {
+        match &self.kind {
+            EntryKind::File { size, .. } => *size,
+            EntryKind::Folder | EntryKind::Link { .. } => 0,
+        }
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, EntryKind::File { .. })
+    }
+}
+
+/// The JSON form. Unknown fields are ignored; `ext` is reserved for what later versions add.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    path_bytes: Option<String>,
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    mtime: Option<FileTime>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    mode: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    target_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    link_group: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    xattrs: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    content: Option<Vec<Extent>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    content_list: Option<Stream>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    File,
+    Folder,
+    Link,
+}
+
+fn text_or_bytes(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+    }
+}
+
+fn bytes_of(text: Option<String>, bytes: Option<String>) -> Result<Vec<u8>, ParseError> {
+    match (text, bytes) {
+        (Some(text), None) => Ok(text.into_bytes()),
+        (None, Some(bytes)) => {
+            STANDARD.decode(&bytes).map_err(|_| ParseError::new("entry", &bytes, "holds bytes that are not base64"))
+        }
+        _ => Err(ParseError::new("entry", "", "must give its name either as text or as bytes")),
+    }
+}
+
+impl TryFrom<Line> for Entry {
+    type Error = ParseError;
+
+    fn try_from(line: Line) -> Result<Self, ParseError> {
+        let path = RelPath::new(bytes_of(line.path, line.path_bytes)?)?;
+        let refuse = |problem| Err(ParseError::new("entry", &path.to_string(), problem));
+        let kind = match line.kind {
+            Kind::Folder => EntryKind::Folder,
+            Kind::Link => EntryKind::Link { target: bytes_of(line.target, line.target_bytes)? },
+            Kind::File => {
+                let Some(size) = line.size else { return refuse("is a file without a size") };
+                let content = match (line.content, line.content_list) {
+                    (None, None) => None,
+                    (Some(extents), None) => Some(Content::Inline(extents)),
+                    (None, Some(stream)) => Some(Content::Indirect(stream)),
+                    (Some(_), Some(_)) => return refuse("has its content twice"),
+                };
+                EntryKind::File { size, content, link_group: line.link_group }
+            }
+        };
+        let owner = match (line.uid, line.gid) {
+            (Some(uid), Some(gid)) => Some(Owner { uid, gid, user: line.user, group: line.group }),
+            _ => None,
+        };
+        let decode = |(name, value): (String, String)| match STANDARD.decode(value) {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ParseError::new("extended attribute", &name, "is not base64")),
+        };
+        let xattrs = line.xattrs.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let mode = line.mode.map(|mode| mode & 0o7777);
+        Ok(Self { path, kind, metadata: Metadata { mtime: line.mtime, mode, owner, xattrs } })
+    }
+}
+
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Self {
+        let (path, path_bytes) = text_or_bytes(entry.path.as_bytes().to_vec());
+        let Metadata { mtime, mode, owner, xattrs } = entry.metadata;
+        let (uid, gid, user, group) = match owner {
+            Some(owner) => (Some(owner.uid), Some(owner.gid), owner.user, owner.group),
+            None => (None, None, None, None),
+        };
+        let xattrs = xattrs.into_iter().map(|(name, value)| (name, STANDARD.encode(value))).collect();
+        let mut line = Self {
+            path,
+            path_bytes,
+            kind: Kind::Folder,
+            size: None,
+            mtime,
+            mode,
+            uid,
+            gid,
+            user,
+            group,
+            target: None,
+            target_bytes: None,
+            link_group: None,
+            xattrs,
+            content: None,
+            content_list: None,
+        };
+        match entry.kind {
+            EntryKind::Folder => {}
+            EntryKind::Link { target } => {
+                line.kind = Kind::Link;
+                (line.target, line.target_bytes) = text_or_bytes(target);
+            }
+            EntryKind::File { size, content, link_group } => {
+                line.kind = Kind::File;
+                line.size = Some(size);
+                line.link_group = link_group;
+                match content {
+                    None => {}
+                    Some(Content::Inline(extents)) => line.content = Some(extents),
+                    Some(Content::Indirect(stream)) => line.content_list = Some(stream),
+                }
+            }
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ChunkId;
+    use proptest::prelude::*;
+
+    fn kinds() -> impl Strategy<Value = EntryKind> {
+        let extents = prop::collection::vec((any::<Option<[u8; 32]>>(), 1..1000_u64), 0..4).prop_map(|list| {
+            let extent = |(id, n): (Option<[u8; 32]>, u64)| (id.map(ChunkId::from_bytes), n).into();
+            list.into_iter().map(extent).collect::<Vec<Extent>>()
+        });
+        prop_oneof![
+            Just(EntryKind::Folder),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|target| EntryKind::Link { target }),
+            (extents, any::<Option<bool>>()).prop_map(|(extents, grouped)| EntryKind::File {
+                size: extents.iter().map(Extent::length).sum(),
+                content: grouped.map(|_| Content::Inline(extents)),
+                link_group: grouped.filter(|g| *g).map(|_| "0011".to_owned()),
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_says_everything_about_an_entry(
+            path in prop::collection::vec(1_u8..=255, 1..20),
+            kind in kinds(),
+            mode in any::<Option<u16>>(),
+            seconds: i64,
+            value in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let Ok(path) = RelPath::new(path) else { return Ok(()) };
+            let owner = mode.map(|m| Owner { uid: u32::from(m), gid: 5, user: Some("ann".into()), group: None });
+            let metadata = Metadata {
+                mtime: Some(FileTime::new(seconds, 5)),
+                mode: mode.map(|m| u32::from(m) & 0o7777),
+                owner,
+                xattrs: [("user.x".to_owned(), value)].into(),
+            };
+            let entry = Entry { path, kind, metadata };
+            let line = serde_json::to_string(&entry).unwrap();
+            prop_assert!(!line.contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn hostile_lines_are_refused() {
+        for bad in [
+            r#"{"path":"../x","kind":"folder"}"#,
+            r#"{"path":"x","pathBytes":"eA==","kind":"folder"}"#,
+            r#"{"kind":"folder"}"#,
+            r#"{"path":"x","kind":"device"}"#,
+            r#"{"path":"x","kind":"file"}"#,
+            r#"{"path":"x","kind":"link"}"#,
+            r#"{"pathBytes":"!","kind":"folder"}"#,
+        ] {
+            assert!(serde_json::from_str::<Entry>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! File system calls whose errors name the path. Nothing else in the program calls `std::fs`.
+
+use crate::platform::{Context, Result};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Opens for reading.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).context("open", path)
+}
+
+/// Opens a regular file for reading without following a link in the last component and without waiting on a FIFO that took
+/// its place.
+pub fn open_no_follow(path: &Path) -> Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).context("open", path)
+}
+
+/// Creates a file that must not exist yet, for reading and writing.
+pub fn create_new(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).open(path).context("create", path)
+}
+
+/// Opens for reading and writing, creating an empty file when there is none; the content stays.
+pub fn open_or_create(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context("open", path)
+}
+
+/// The whole of a small file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).context("read", path)
+}
+
+/// The whole of a small file as text.
+pub fn read_to_string(path: &Path) -> Result<String> {
+    fs::read_to_string(path).context("read", path)
+}
+
+/// The whole of a small file; `None` when there is none.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder and the ones above it; fine when it is there.
+pub fn create_dir_all(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).context("create folder", path)
+}
+
+/// Makes a folder (and the ones above it) that only this user may look into; fine when it is there.
+pub fn create_private_dir_all(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).context("create folder", path)
+}
+
+/// Makes one folder that must not exist yet.
+pub fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir(path).context("create folder", path)
+}
+
+/// The names in a folder, unsorted.
+pub fn read_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let entries = fs::read_dir(path).context("list", path)?;
+    entries.map(|entry| entry.map(|entry| entry.file_name()).context("list", path)).collect()
+}
+
+/// Metadata of what is there, links not followed.
+pub fn metadata(path: &Path) -> Result<Metadata> {
+    fs::symlink_metadata(path).context("look at", path)
+}
+
+/// Metadata of what is there, links not followed; `None` when nothing is.
+pub fn metadata_if_there(path: &Path) -> Result<Option<Metadata>> {
+    match metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The target of a symbolic link.
+pub fn read_link(path: &Path) -> Result<PathBuf> {
+    fs::read_link(path).context("read link", path)
+}
+
+/// The absolute path without links.
+pub fn canonicalize(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).context("find", path)
+}
+
+/// Renames, replacing what is there.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).context("rename", from)
+}
+
+/// Deletes a file; fine when there is none.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path).context("delete", path) {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+/// Deletes an empty folder.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    fs::remove_dir(path).context("delete folder", path)
+}
+
+/// Deletes a folder with all that is in it; fine when there is none.
+pub fn remove_dir_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path).context("delete folder", path) {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a symbolic link.
+pub fn symlink(target: &Path, link: &Path) -> Result<()> {
+    std::os::unix::fs::symlink(target, link).context("make link", link)
+}
+
+/// Makes what was created in, renamed into or removed from a folder survive a power cut.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    open(path)?.sync_all().context("sync folder", path)
+}
+
+/// Bytes that an ordinary user can still write to the file system that holds `path`.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(path).context("ask for free space of", path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
