@@ -12,12 +12,14 @@
 //! | [`shutdown`] | the one stop signal |
 //! | [`resources`] | open files and cores |
 
+pub mod attributes;
 pub mod clock;
 pub mod durable;
 pub mod fs;
 pub mod lock;
 pub mod random;
 pub mod resources;
+pub mod root_dir;
 pub mod shutdown;
 
 use std::io;
