@@ -1,7 +1,7 @@
 //! Content-defined cutting with FastCDC (Xia et al., 2020): bytes in, chunks out, the same cuts for the same bytes wherever they
 //! stand, so that an insertion moves two cuts and not all of them.
 //!
-//! Blocking and allocation-free after the start: one buffer of four times the largest chunk.
+//! Blocking and allocation-free after the start: one buffer of twice the largest chunk.
 
 use crate::model::ChunkerParameters;
 use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
@@ -36,7 +36,7 @@ impl Chunker {
         let [min, average, max] = [parameters.min(), parameters.average(), parameters.max()].map(|n| n as usize);
         let (mask_strict, mask_loose) = select_masks(average, Normalization::Level1);
         let (gear, gear_shifted) = get_gear_with_seed(parameters.seed());
-        let buffer = vec![0; 4 * max];
+        let buffer = vec![0; 2 * max];
         Self { min, average, max, mask_strict, mask_loose, gear, gear_shifted, buffer, start: 0, end: 0 }
     }
 
@@ -84,6 +84,11 @@ impl Chunker {
         let start = self.start;
         self.start += length;
         Some(&self.buffer[start..start + length])
+    }
+
+    /// What is not longer than this, in bytes, is one chunk.
+    pub fn min(&self) -> u32 {
+        self.min as u32
     }
 
     /// Forgets what is waiting, after a source that failed half-way.

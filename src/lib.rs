@@ -6,7 +6,8 @@
 //! |---|---|
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 3 | [`protocol`] |
+//! | 2 | [`manifest`] |
+//! | 3 | [`protocol`] [`backup`] [`restore`] |
 
 pub mod model;
 
@@ -17,4 +18,8 @@ pub mod platform;
 pub mod signer;
 pub mod vault;
 
+pub mod manifest;
+
+pub mod backup;
 pub mod protocol;
+pub mod restore;

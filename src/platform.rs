@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`fs`] | file system calls whose errors name the path |
 //! | [`durable`] | the one durable-save routine: write aside, sync, rename, sync the folder |
+//! | [`lines`] | compressed files of many lines |
 //! | [`lock`] | advisory locks between processes |
 //! | [`attributes`] | owner, mode, times, extended attributes, holes |
 //! | [`root_dir`] | opens things under a root, never outside, never through links |
@@ -16,6 +17,7 @@ pub mod attributes;
 pub mod clock;
 pub mod durable;
 pub mod fs;
+pub mod lines;
 pub mod lock;
 pub mod random;
 pub mod resources;

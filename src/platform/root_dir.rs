@@ -6,7 +6,6 @@
 
 use crate::model::{FileTime, Name};
 use crate::platform::attributes::path_from_bytes;
-use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata, OpenOptions};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -31,7 +30,15 @@ pub enum Replace {
 impl RootDir {
     /// Opens the folder that a person named. Links in this path are followed: it is theirs.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Dir::open_ambient_dir(path, ambient_authority()).map(Self)
+        // `Dir::open_ambient_dir` gives a handle that cannot be synced or given a mode.
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self(Dir::from_std_file(File::from(folder))))
+    }
+
+    /// A second handle on the same folder.
+    pub fn open_again(folder: &Self) -> io::Result<Self> {
+        folder.0.try_clone().map(Self)
     }
 
     /// Opens a folder in here; a link is refused with `NotADirectory` or `FilesystemLoop`.

@@ -1,0 +1,195 @@
+//! The blocking half of a backup: one thread reads in path order, as many as there are cores hash, one collects in path order.
+//!
+//! ```text
+//! reader ──parcels──▶ hashers (one a core) ──▶ collector ──batches──▶ send (async)
+//! ```
+//!
+//! Parcels are hashed out of order and collected in order: with each parcel the reader queues a one-shot channel, and the
+//! collector takes results from those. Every queue is bounded, so a slow network stops the reader.
+
+use crate::backup::cache::Cache;
+use crate::backup::collect::{Batch, Collected, Collector, Hashed, Item};
+use crate::backup::lists::Lists;
+use crate::backup::plan::{PlanReader, Planned, Verdict};
+use crate::backup::read::{self, Outcome, Piece};
+use crate::backup::{Error, Result, Roots};
+use crate::chunker::Chunker;
+use crate::codec::chunk_id;
+use crate::model::{ChunkerParameters, Content, EntryKind};
+use crate::monitor::{Counter, Fault, Monitor};
+use crate::platform::clock::Clock;
+use crate::platform::resources;
+use crate::platform::shutdown::Shutdown;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// A parcel is closed at this many plain bytes: enough to keep a core busy for a third of a millisecond.
+const PARCEL_BYTES: usize = 1 << 20;
+/// A parcel is closed at this many items: 50,000 empty files are 100 parcels.
+const PARCEL_ITEMS: usize = 512;
+/// Parcels waiting or being hashed, for each core. Each holds at most [`PARCEL_BYTES`] and one chunk.
+const PARCELS_PER_CORE: usize = 2;
+
+/// What the pipeline works with.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// Where things lie.
+    pub roots: &'a Roots,
+    /// Where to cut.
+    pub parameters: ChunkerParameters,
+    /// Where the extents of large files are remembered.
+    pub cache: Option<&'a Cache>,
+    /// Read what is the same, too: chunks of the last snapshot are gone and have to be sent again.
+    pub read_everything: bool,
+    /// For stamps.
+    pub clock: &'a dyn Clock,
+    /// Watches.
+    pub monitor: &'a dyn Monitor,
+    /// Ends the reading.
+    pub shutdown: &'a Shutdown,
+}
+
+type Parcel = Vec<Item>;
+type Work = (Parcel, SyncSender<Hashed>);
+type Queued = Result<Receiver<Hashed>>;
+
+/// Runs the whole of it on this thread and its own; blocks until everything is read and taken.
+///
+/// # Errors
+/// The plan's or the cache's disk, the shutdown, or [`Error::Stopped`] when nobody takes batches any more.
+pub fn run(
+    source: &Source<'_>,
+    plan: PlanReader,
+    mut collector: Collector,
+    batches: &mpsc::Sender<Batch>,
+) -> Result<Collected> {
+    let cores = resources::cores();
+    let queue = cores * PARCELS_PER_CORE;
+    let (work_sender, work) = sync_channel::<Work>(queue);
+    let (order_sender, order) = sync_channel::<Queued>(queue);
+    let work = &Mutex::new(work);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(move || hash_parcels(work));
+        }
+        scope.spawn(move || {
+            let mut reader = Reader { source, parcel: Parcel::new(), bytes: 0, work: work_sender, order: order_sender };
+            let read = reader.read_all(plan);
+            if let Err(error) = read {
+                // The collector may be gone already; then it knows better why.
+                let _ = reader.order.send(Err(error));
+            }
+        });
+        for queued in order {
+            // A hasher that is gone has panicked; the scope will say so.
+            let hashed = queued?.recv().map_err(|_| Error::Stopped)?;
+            collector.take(hashed, batches, source.monitor)?;
+        }
+        collector.finish(batches)
+    })
+}
+
+fn hash_parcels(work: &Mutex<Receiver<Work>>) {
+    loop {
+        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((items, done)) = next else { return };
+        let id = |item: &Item| if let Item::Chunk(bytes) = item { Some(chunk_id(bytes)) } else { None };
+        let ids = items.iter().filter_map(id).collect();
+        // The collector may have stopped; nobody misses the result then.
+        let _ = done.send(Hashed { items, ids });
+    }
+}
+
+struct Reader<'a> {
+    source: &'a Source<'a>,
+    parcel: Parcel,
+    bytes: usize,
+    work: SyncSender<Work>,
+    order: SyncSender<Queued>,
+}
+
+impl Reader<'_> {
+    fn read_all(&mut self, mut plan: PlanReader) -> Result<()> {
+        let mut chunker = Chunker::new(&self.source.parameters);
+        while let Some(planned) = plan.read_next()? {
+            if self.source.shutdown.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            self.source.monitor.count(Counter::Entries, 1);
+            let same = planned.verdict == Verdict::Same && !self.source.read_everything && self.is_known(&planned);
+            let flow = if planned.entry.is_file() && !same {
+                self.read_file(&mut chunker, planned)
+            } else {
+                self.source.monitor.count(Counter::Bytes, planned.entry.size());
+                self.push(Item::Ready(Box::new(planned)))
+            };
+            if flow.is_break() {
+                return Err(Error::Stopped);
+            }
+        }
+        if self.ship().is_break() { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Whether all ids of a file that is the same are at hand.
+    fn is_known(&self, planned: &Planned) -> bool {
+        match &planned.entry.kind {
+            EntryKind::File { content: Some(Content::Indirect(stream)), .. } => {
+                self.source.cache.is_some_and(|cache| Lists::has(cache, stream))
+            }
+            _ => true,
+        }
+    }
+
+    fn read_file(&mut self, chunker: &mut Chunker, planned: Planned) -> ControlFlow<()> {
+        let Some(path) = self.source.roots.source_of(&planned.entry.path) else { return ControlFlow::Continue(()) };
+        let monitor = self.source.monitor;
+        let outcome = read::read(&path, chunker, self.source.clock, &mut |piece| {
+            let (item, length) = match piece {
+                Piece::Chunk(bytes) => {
+                    let length = bytes.len() as u64;
+                    monitor.count(Counter::BytesRead, length);
+                    (Item::Chunk(bytes), length)
+                }
+                Piece::Hole(length) => (Item::Hole(length), length),
+            };
+            monitor.count(Counter::Bytes, length);
+            if self.source.shutdown.is_stopped() { ControlFlow::Break(()) } else { self.push(item) }
+        });
+        match outcome {
+            Ok(Outcome::Stopped) => ControlFlow::Break(()),
+            Ok(Outcome::Read { metadata, size, stamp, changed_meanwhile }) => {
+                if changed_meanwhile {
+                    let problem = "changed while it was read; kept as it was read".to_owned();
+                    monitor.fault(Fault { subject: path.display().to_string(), problem });
+                }
+                self.push(Item::File { planned: Box::new(planned), metadata, size, stamp })
+            }
+            Err(error) => {
+                monitor.fault(Fault::new(path.display().to_string(), &error));
+                self.push(Item::Abandoned)
+            }
+        }
+    }
+
+    fn push(&mut self, item: Item) -> ControlFlow<()> {
+        if let Item::Chunk(bytes) = &item {
+            self.bytes += bytes.len();
+        }
+        self.parcel.push(item);
+        if self.bytes >= PARCEL_BYTES || self.parcel.len() >= PARCEL_ITEMS {
+            self.ship()
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn ship(&mut self) -> ControlFlow<()> {
+        let parcel = std::mem::take(&mut self.parcel);
+        self.bytes = 0;
+        let (done, hashed) = sync_channel(1);
+        let sent = self.work.send((parcel, done)).is_ok() && self.order.send(Ok(hashed)).is_ok();
+        if sent { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}

@@ -1,0 +1,175 @@
+//! Carries out a plan: read and send, then sign and commit.
+
+use crate::backup::cache::Cache;
+use crate::backup::collect::{Collected, Collector, Remember};
+use crate::backup::lists::Lists;
+use crate::backup::pipeline::{self, Source};
+use crate::backup::send::{QUEUED_BATCHES, send};
+use crate::backup::{Error, Plan, Result};
+use crate::codec::Compression;
+use crate::model::snapshot::RECORD_FORMAT;
+use crate::model::{Alias, Changes, Record, SetName, SnapshotId, SnapshotInfo, Totals};
+use crate::monitor::{Counter, Monitor, Phase};
+use crate::platform::clock::Clock;
+use crate::platform::shutdown::Shutdown;
+use crate::signer::{self, SigningKey};
+use crate::vault::{self, Vault};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Commits tried when others commit to the same set at the same time.
+const MAX_COMMITS: usize = 5;
+
+/// What a run needs beside the plan.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// Which set.
+    pub set: SetName,
+    /// The name of this device, for people.
+    pub device: Alias,
+    /// A label that a person gave.
+    pub tag: Option<String>,
+    /// Signs the record.
+    pub signer: SigningKey,
+    /// The newest snapshot of the set, which the new one follows.
+    pub head: Option<SnapshotInfo>,
+    /// Where to remember what was seen; without it, the next run reads everything.
+    pub cache: Option<Cache>,
+    /// How hard to compress.
+    pub compression: Compression,
+}
+
+/// What a backup did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The snapshot that exists now.
+    pub snapshot: SnapshotId,
+    /// Its place in the chain.
+    pub sequence: u64,
+    /// What is in it.
+    pub totals: Totals,
+    /// What is different from the one before.
+    pub changes: Changes,
+    /// Bytes that went to the vault.
+    pub uploaded_bytes: u64,
+}
+
+/// Backs up what the plan says, and commits it. When the vault turns out to lack chunks that were thought to be there (a damaged
+/// store), everything is read again and what is missing is sent: the store heals while the source still has the bytes.
+///
+/// # Errors
+/// What stopped it. What arrived stays in the vault, so running again sends only the rest.
+pub async fn run<V: Vault>(
+    vault: Arc<V>,
+    plan: Plan,
+    options: RunOptions,
+    clock: Arc<dyn Clock>,
+    monitor: Arc<dyn Monitor>,
+    shutdown: Shutdown,
+) -> Result<Report> {
+    let context = Arc::new(Context { plan, options, clock, monitor, shutdown });
+    match context.clone().attempt(vault.clone(), false).await {
+        Err(Error::Vault(vault::Error::Missing(ids))) => {
+            let count = ids.len();
+            context
+                .monitor
+                .notice(format!("{count} chunks are gone at the receiver; every file is read again to heal it"));
+            context.attempt(vault, true).await
+        }
+        Err(Error::List) => {
+            context.options.cache.iter().try_for_each(Cache::clear)?;
+            context.attempt(vault, true).await
+        }
+        other => other,
+    }
+}
+
+#[derive(Debug)]
+struct Context {
+    plan: Plan,
+    options: RunOptions,
+    clock: Arc<dyn Clock>,
+    monitor: Arc<dyn Monitor>,
+    shutdown: Shutdown,
+}
+
+impl Context {
+    async fn attempt<V: Vault>(self: Arc<Self>, vault: Arc<V>, read_everything: bool) -> Result<Report> {
+        self.monitor.phase(Phase::Send);
+        self.monitor.total(Counter::Bytes, self.plan.totals.bytes);
+        self.monitor.total(Counter::Entries, self.plan.totals.entries);
+        let (batches, incoming) = mpsc::channel(QUEUED_BATCHES);
+        let parameters = vault.parameters().chunker;
+        let this = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let remember =
+                |cache: &Cache| Ok::<_, Error>(Remember { entries: cache.begin()?, lists: Lists::new(cache.clone()) });
+            let remember = this.options.cache.as_ref().map(remember).transpose()?;
+            let source = Source {
+                roots: &this.plan.roots,
+                parameters,
+                cache: this.options.cache.as_ref(),
+                read_everything,
+                clock: &*this.clock,
+                monitor: &*this.monitor,
+                shutdown: &this.shutdown,
+            };
+            pipeline::run(&source, this.plan.entries()?, Collector::new(&parameters, remember), &batches)
+        });
+        // Either half ends when the other does: the queue between them closes.
+        let sending = tokio::select! {
+            sent = send(vault.clone(), incoming, self.options.compression, self.monitor.clone()) => sent,
+            () = self.shutdown.stopped() => Err(Error::Stopped),
+        };
+        let collected = reading.await.unwrap_or(Err(Error::Stopped));
+        // When sending failed, the reader only knows that it was stopped; when reading failed, sending ended well.
+        let uploaded_bytes = sending?;
+        self.commit(&*vault, collected?, uploaded_bytes).await
+    }
+
+    async fn commit<V: Vault>(&self, vault: &V, collected: Collected, uploaded_bytes: u64) -> Result<Report> {
+        self.monitor.phase(Phase::Finish);
+        let deleted_files = self.plan.changes.deleted_files;
+        let changes = Changes { deleted_files, ..collected.changes };
+        let mut record = Record {
+            format: RECORD_FORMAT,
+            repository: vault.parameters().id,
+            set: self.options.set.clone(),
+            roots: self.plan.roots.described(),
+            sequence: 1,
+            previous: None,
+            manifest: collected.manifest,
+            refs: collected.refs,
+            totals: collected.totals,
+            changes,
+            source_time: self.plan.started,
+            device: self.options.device.clone(),
+            signer: self.options.signer.public(),
+            tag: self.options.tag.clone(),
+        };
+        let mut head = self.options.head.clone();
+        for _ in 0..MAX_COMMITS {
+            if let Some(head) = &head {
+                let newest = signer::open_record(&head.signed)
+                    .map_err(|error| vault::Error::Refused(format!("the newest snapshot of this set: {error}")))?;
+                record.sequence = newest.sequence + 1;
+                record.previous = Some(head.id);
+            }
+            match vault.commit(self.options.signer.sign_record(&record)).await {
+                Ok(snapshot) => {
+                    if let Some(remember) = collected.cache
+                        && let Err(error) = remember.entries.finish(&snapshot, remember.lists.used())
+                    {
+                        self.monitor
+                            .notice(format!("nothing is remembered of this backup, the next one reads all: {error}"));
+                    }
+                    let (sequence, totals) = (record.sequence, record.totals);
+                    return Ok(Report { snapshot, sequence, totals, changes, uploaded_bytes });
+                }
+                Err(vault::Error::Stale(Some(newer))) => head = Some(*newer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(vault::Error::Stale(head.map(Box::new)).into())
+    }
+}

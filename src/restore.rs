@@ -1,0 +1,75 @@
+//! The restore engine: read the manifest, look at what is there, plan, fetch, check, write aside, rename, put metadata back.
+//!
+//! It runs in two steps with a person in between, like a backup. [`plan`](plan::plan) reads the manifest and compares it with the
+//! target; [`run`](run::run) carries the plan out. Nothing is ever written under a final name before every byte of it was
+//! checked, and nothing that is there is replaced unless asked.
+//!
+//! Memory is bounded whatever the sizes: about 8 MiB for each fetch under way, one line of the manifest, and 200 bytes for each
+//! group of hard links. The plan is on disk.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`chain`] | are these snapshots whole, signed, and by whom |
+//! | [`select`] | which snapshot, which part of it |
+//! | [`conflict`] | what happens to what is there |
+//! | [`plan`] | the plan, and the dry run |
+//! | [`compare`] | is what is there identical already |
+//! | [`fetch`] | chunks for many files, a few requests ahead |
+//! | [`target`] | where files go: the seam |
+//! | [`dir_target`] | into a folder |
+//! | [`zip_target`] | into a zip file |
+//! | [`run`] | plan, fetch and target together |
+
+pub mod chain;
+pub mod compare;
+pub mod conflict;
+pub mod dir_target;
+pub mod fetch;
+pub mod folder_stack;
+pub mod plan;
+pub mod run;
+pub mod select;
+pub mod target;
+pub mod zip_target;
+
+pub use conflict::Conflict;
+pub use plan::{Plan, PlanOptions, plan};
+pub use run::{Report, run};
+
+/// What stopped a restore.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such snapshot, or the text fits several.
+    #[error("{0}")]
+    Selection(String),
+    /// A pattern is not one.
+    #[error("pattern `{pattern}` is not valid")]
+    Pattern {
+        /// As typed.
+        pattern: String,
+        /// What is wrong with it.
+        #[source]
+        source: globset::Error,
+    },
+    /// The disk that holds the plan or the target failed.
+    #[error(transparent)]
+    Platform(#[from] crate::platform::Error),
+    /// The vault failed.
+    #[error(transparent)]
+    Vault(#[from] crate::vault::Error),
+    /// The manifest cannot be read.
+    #[error("the snapshot's list of files cannot be read")]
+    Manifest(#[from] crate::manifest::Error),
+    /// The target cannot be written at all.
+    #[error("cannot write to the target")]
+    Target(#[source] std::io::Error),
+    /// The zip file cannot be written.
+    #[error("cannot write the zip file")]
+    Zip(#[from] zip::result::ZipError),
+    /// The shutdown was given.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What restoring gives.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,167 @@
+//! Are these snapshots what their source made, all of them, in this order? Pure.
+
+use crate::model::{OwnerEvent, Record, RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::signer;
+use std::collections::{BTreeMap, HashSet};
+
+/// A snapshot whose record was read and checked.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// As it was listed.
+    pub info: SnapshotInfo,
+    /// What it says.
+    pub record: Record,
+    /// Whose signature it carries.
+    pub trust: Signature,
+}
+
+/// Whose signature a record carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// Of a key in the repository's owner log, or one the caller knows.
+    Known,
+    /// It fits, but nobody we know made it: shown as "consistent, unverified".
+    Unverified,
+}
+
+/// Something that does not fit; shouted, because it means loss or forgery.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Break {
+    /// The record does not hash to its id, its signature does not fit, or it cannot be read.
+    #[error("snapshot {} of the list is not what it says it is: {problem}", id.short())]
+    Record {
+        /// Which.
+        id: SnapshotId,
+        /// What is wrong.
+        problem: String,
+    },
+    /// It was made for another repository.
+    #[error("snapshot {} belongs to another repository", .0.short())]
+    Repository(SnapshotId),
+    /// Its place in the chain is taken, or the one before it is missing.
+    #[error("set `{set}`: snapshot {} does not follow the one before it; snapshots were removed or replaced", id.short())]
+    Link {
+        /// Which set.
+        set: SetName,
+        /// Where the chain breaks.
+        id: SnapshotId,
+    },
+}
+
+/// Checks a listing: every id, signature and link. Returns the snapshots that hold, by set and sequence, and every break.
+///
+/// `known_signers` are keys (hex) that the caller trusts besides those in the owner log; the log itself is the holder's word.
+pub fn check(
+    repository: RepositoryId,
+    owner_log: &[OwnerEvent],
+    known_signers: &[String],
+    listed: &[SnapshotInfo],
+) -> (Vec<Checked>, Vec<Break>) {
+    let known: HashSet<&str> =
+        owner_log.iter().map(OwnerEvent::signer).chain(known_signers.iter().map(String::as_str)).collect();
+    let mut breaks = Vec::new();
+    let mut sets: BTreeMap<SetName, Vec<Checked>> = BTreeMap::new();
+    for info in listed {
+        let problem = match signer::open_record(&info.signed) {
+            Err(error) => error.to_string(),
+            Ok(_) if signer::snapshot_id(&info.signed) != info.id => "its id is not the hash of its record".to_owned(),
+            Ok(record) if record.repository != repository => {
+                breaks.push(Break::Repository(info.id));
+                continue;
+            }
+            Ok(record) => {
+                let trust =
+                    if known.contains(record.signer.as_str()) { Signature::Known } else { Signature::Unverified };
+                sets.entry(record.set.clone()).or_default().push(Checked { info: info.clone(), record, trust });
+                continue;
+            }
+        };
+        breaks.push(Break::Record { id: info.id, problem });
+    }
+    let mut good = Vec::new();
+    for (set, mut chain) in sets {
+        chain.sort_by_key(|checked| checked.record.sequence);
+        let mut before: Option<&Checked> = None;
+        for checked in &chain {
+            let expected = before.map_or((1, None), |before| (before.record.sequence + 1, Some(before.info.id)));
+            if (checked.record.sequence, checked.record.previous) != expected {
+                breaks.push(Break::Link { set: set.clone(), id: checked.info.id });
+            }
+            before = Some(checked);
+        }
+        good.extend(chain);
+    }
+    (good, breaks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Alias, Changes, Fingerprint, Receipt, Stream, Totals};
+    use crate::signer::SigningKey;
+    use jiff::Timestamp;
+
+    const REPOSITORY: RepositoryId = RepositoryId::from_random([1; 16]);
+
+    fn snapshot(key: &SigningKey, sequence: u64, previous: Option<SnapshotId>) -> SnapshotInfo {
+        let empty = Stream { length: 0, depth: 0, ids: Vec::new() };
+        let record = Record {
+            format: 1,
+            repository: REPOSITORY,
+            set: "docs".parse().unwrap(),
+            roots: Vec::new(),
+            sequence,
+            previous,
+            manifest: empty.clone(),
+            refs: empty,
+            totals: Totals::default(),
+            changes: Changes::default(),
+            source_time: Timestamp::UNIX_EPOCH,
+            device: Alias::new("laptop"),
+            signer: key.public(),
+            tag: None,
+        };
+        let signed = key.sign_record(&record);
+        let id = signer::snapshot_id(&signed);
+        let from = Fingerprint::from_bytes([0; 32]);
+        SnapshotInfo { id, signed, receipt: Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from } }
+    }
+
+    fn chain(key: &SigningKey, length: u64) -> Vec<SnapshotInfo> {
+        let mut all: Vec<SnapshotInfo> = Vec::new();
+        for sequence in 1..=length {
+            all.push(snapshot(key, sequence, all.last().map(|info| info.id)));
+        }
+        all
+    }
+
+    #[test]
+    fn a_whole_chain_by_a_known_key_has_no_breaks() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &chain(&key, 4));
+        assert_eq!((good.len(), breaks), (4, vec![]));
+        assert!(good.iter().all(|checked| checked.trust == Signature::Known));
+        let (good, breaks) = check(REPOSITORY, &[], &[], &chain(&key, 4));
+        assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::Unverified));
+    }
+
+    #[test]
+    fn removing_replacing_or_forging_one_is_a_break() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let whole = chain(&key, 4);
+        let mut without = whole.clone();
+        without.remove(1);
+        assert!(matches!(check(REPOSITORY, &[], &[], &without).1[..], [Break::Link { .. }]));
+        let mut headless = whole.clone();
+        headless.remove(0);
+        assert!(matches!(check(REPOSITORY, &[], &[], &headless).1[..], [Break::Link { .. }]));
+        let mut edited = whole.clone();
+        edited[2].signed.record = edited[2].signed.record.replace("docs", "docz");
+        assert!(matches!(check(REPOSITORY, &[], &[], &edited).1[0], Break::Record { .. }));
+        let mut renamed = whole.clone();
+        renamed[2].id = renamed[1].id;
+        assert!(matches!(check(REPOSITORY, &[], &[], &renamed).1[0], Break::Record { .. }));
+        let elsewhere = RepositoryId::from_random([2; 16]);
+        assert_eq!(check(elsewhere, &[], &[], &whole).1.len(), 4);
+    }
+}

@@ -1,0 +1,74 @@
+//! Is what is there identical already? Then it is not fetched.
+
+use crate::codec::chunk_id;
+use crate::model::Extent;
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Compares an open file with extents, given in order; stops at the first difference.
+#[derive(Debug)]
+pub struct Comparison {
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl Comparison {
+    /// Begins at the start of the file.
+    pub fn new(file: File) -> Self {
+        Self { file, buffer: Vec::new() }
+    }
+
+    /// Whether the next bytes of the file are those of `extent`.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn matches(&mut self, extent: &Extent) -> io::Result<bool> {
+        match extent {
+            Extent::Chunk(id, length) => {
+                // A chunk is at most 2 MiB; a manifest that says more is wrong, and nothing matches it.
+                if *length > u64::from(crate::model::limits::MAX_BLOCK_PLAIN_BYTES) {
+                    return Ok(false);
+                }
+                self.buffer.resize(*length as usize, 0);
+                match self.file.read_exact(&mut self.buffer) {
+                    Ok(()) => Ok(chunk_id(&self.buffer) == *id),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+            Extent::Hole(length) => {
+                let mut left = *length;
+                self.buffer.resize(64 << 10, 0);
+                while left > 0 {
+                    let count = left.min(64 << 10) as usize;
+                    match self.file.read_exact(&mut self.buffer[..count]) {
+                        Ok(()) if self.buffer[..count].iter().all(|b| *b == 0) => left -= count as u64,
+                        Ok(()) => return Ok(false),
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_bytes_match_and_everything_else_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, [b"hello".to_vec(), vec![0; 100_000], b"end".to_vec()].concat()).unwrap();
+        let same = [Extent::Chunk(chunk_id(b"hello"), 5), Extent::Hole(100_000), Extent::Chunk(chunk_id(b"end"), 3)];
+        let mut comparison = Comparison::new(File::open(&path).unwrap());
+        assert!(same.iter().all(|extent| comparison.matches(extent).unwrap()));
+        for other in [Extent::Chunk(chunk_id(b"hellO"), 5), Extent::Hole(5), Extent::Chunk(chunk_id(b""), 1 << 40)] {
+            let mut comparison = Comparison::new(File::open(&path).unwrap());
+            assert!(!comparison.matches(&other).unwrap());
+        }
+    }
+}

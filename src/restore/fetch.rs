@@ -1,0 +1,196 @@
+//! Chunks for many files, a few requests ahead of the writer.
+//!
+//! Entries are taken in plan order and packed into loads: so many chunks, fetched in one call, and the steps that write them. A
+//! load is about 8 MiB of plain bytes; the holder sorts a call's chunks by where they lie, and since packs were written in path
+//! order, that is nearly the order of the plan.
+
+use crate::codec::Decoder;
+use crate::manifest::ExtentReader;
+use crate::manifest::stream_reader::open;
+use crate::model::limits::{FETCH_TARGET_BYTES, MAX_FETCH_IDS};
+use crate::model::{ChunkId, Content, EntryKind, Extent};
+use crate::monitor::{Counter, Monitor};
+use crate::restore::plan::{Action, Planned};
+use crate::restore::{Error, Result};
+use crate::vault::{self, Vault};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What the writer does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Make a folder.
+    Folder(Box<Planned>),
+    /// Begin a file.
+    Begin(Box<Planned>),
+    /// Write the chunk.
+    Write(ChunkId, u64),
+    /// Leave so many zeros.
+    Hole(u64),
+    /// The file is whole.
+    End,
+    /// The rest of the file cannot be had.
+    Lost(String),
+}
+
+/// Steps, and the chunks that they need.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// In plan order.
+    pub steps: Vec<Step>,
+    /// What is to be fetched.
+    wanted: HashSet<ChunkId>,
+    bytes: u64,
+}
+
+/// A load whose chunks have come.
+#[derive(Debug)]
+pub struct Fetched {
+    /// In plan order.
+    pub steps: Vec<Step>,
+    /// Checked bytes.
+    pub chunks: HashMap<ChunkId, Bytes>,
+    /// Chunks that cannot be had, and why.
+    pub lost: HashMap<ChunkId, String>,
+}
+
+/// Packs planned entries into loads.
+#[derive(Debug)]
+pub struct Loader<V> {
+    vault: Arc<V>,
+    plan: mpsc::Receiver<Planned>,
+    load: Load,
+    // The rest of the file at hand.
+    extents: Option<Extents<V>>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Extents<V> {
+    Inline(std::vec::IntoIter<Extent>),
+    Indirect(Box<ExtentReader<V>>),
+}
+
+impl<V: Vault> Loader<V> {
+    /// Takes entries from `plan`.
+    pub fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>) -> Self {
+        Self { vault, plan, load: Load::default(), extents: None, ended: false }
+    }
+
+    /// The next load; `None` after the last.
+    ///
+    /// # Errors
+    /// The vault's, when the list of a large file cannot be read for another reason than damage.
+    pub async fn next(&mut self) -> Result<Option<Load>> {
+        while !self.ended && !self.is_full() {
+            if let Some(extents) = &mut self.extents {
+                let next = match extents {
+                    Extents::Inline(list) => Ok(list.next()),
+                    Extents::Indirect(reader) => reader.next().await,
+                };
+                match next {
+                    Ok(Some(Extent::Hole(length))) => self.load.steps.push(Step::Hole(length)),
+                    Ok(Some(Extent::Chunk(id, length))) => {
+                        if self.load.wanted.insert(id) {
+                            self.load.bytes += length;
+                        }
+                        self.load.steps.push(Step::Write(id, length));
+                    }
+                    Ok(None) => self.close(Step::End),
+                    Err(crate::manifest::Error::Vault(error)) if is_fatal(&error) => return Err(error.into()),
+                    Err(error) => self.close(Step::Lost(format!("the list of its parts cannot be read: {error}"))),
+                }
+                continue;
+            }
+            match self.plan.recv().await {
+                None => self.ended = true,
+                Some(planned) => self.begin(planned),
+            }
+        }
+        let load = std::mem::take(&mut self.load);
+        Ok(if load.steps.is_empty() { None } else { Some(load) })
+    }
+
+    fn is_full(&self) -> bool {
+        let load = &self.load;
+        load.bytes >= FETCH_TARGET_BYTES || load.wanted.len() >= MAX_FETCH_IDS || load.steps.len() >= 4 * MAX_FETCH_IDS
+    }
+
+    fn close(&mut self, step: Step) {
+        self.extents = None;
+        self.load.steps.push(step);
+    }
+
+    fn begin(&mut self, mut planned: Planned) {
+        if matches!(planned.entry.kind, EntryKind::Folder) {
+            self.load.steps.push(Step::Folder(Box::new(planned)));
+            return;
+        }
+        if !matches!(planned.action, Action::Create | Action::Replace | Action::Beside) {
+            return;
+        }
+        let EntryKind::File { content, .. } = &mut planned.entry.kind else { return };
+        let content = content.take();
+        self.load.steps.push(Step::Begin(Box::new(planned)));
+        match content {
+            Some(Content::Inline(extents)) => self.extents = Some(Extents::Inline(extents.into_iter())),
+            Some(Content::Indirect(list)) => match ExtentReader::new(self.vault.clone(), &list) {
+                Ok(reader) => self.extents = Some(Extents::Indirect(Box::new(reader))),
+                Err(error) => self.close(Step::Lost(error.to_string())),
+            },
+            None => self.close(Step::Lost("the snapshot does not say what is in it".to_owned())),
+        }
+    }
+}
+
+/// Whether going on makes no sense: nobody there, or not allowed.
+fn is_fatal(error: &vault::Error) -> bool {
+    !matches!(error, vault::Error::NotFound(_) | vault::Error::Corrupt(_) | vault::Error::Missing(_))
+}
+
+/// Fetches and checks the chunks of a load. When a call fails because something is damaged, each chunk is asked for by itself, so
+/// that only the files that need the damaged ones are lost.
+///
+/// # Errors
+/// The vault's, when going on makes no sense.
+pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor>) -> Result<Fetched> {
+    let Load { steps, wanted, .. } = load;
+    let ids: Vec<ChunkId> = wanted.into_iter().collect();
+    let mut lost = HashMap::new();
+    let mut chunks = match fetch_ids(&*vault, ids.clone()).await {
+        Ok(chunks) => chunks,
+        Err(error) if is_fatal(&error) => return Err(error.into()),
+        Err(_) => HashMap::new(),
+    };
+    for id in ids {
+        if chunks.contains_key(&id) {
+            continue;
+        }
+        match fetch_ids(&*vault, vec![id]).await {
+            Ok(found) if found.contains_key(&id) => chunks.extend(found),
+            Ok(_) => drop(lost.insert(id, format!("chunk {} is not there", id.short()))),
+            Err(error) if is_fatal(&error) => return Err(error.into()),
+            Err(error) => drop(lost.insert(id, error.to_string())),
+        }
+    }
+    monitor.count(Counter::BytesFetched, chunks.values().map(|bytes| bytes.len() as u64).sum());
+    Ok(Fetched { steps, chunks, lost })
+}
+
+async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> vault::Result<HashMap<ChunkId, Bytes>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let blocks = vault.get(ids.clone()).await?;
+    let opened = tokio::task::spawn_blocking(move || open(&mut Decoder::new(), &blocks, &ids)).await;
+    let opened = opened.map_err(|_| vault::Error::Failed("stopped while decoding".to_owned(), None))?;
+    opened.map_err(|error| vault::Error::Corrupt(error.to_string()))
+}
+
+impl From<mpsc::error::SendError<Planned>> for Error {
+    fn from(_: mpsc::error::SendError<Planned>) -> Self {
+        Self::Stopped
+    }
+}
