@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 3 | [`protocol`] |
+//! | 3 | [`identity`] [`protocol`] |
 
 pub mod model;
 
@@ -17,4 +17,5 @@ pub mod platform;
 pub mod signer;
 pub mod vault;
 
+pub mod identity;
 pub mod protocol;
