@@ -7,6 +7,7 @@
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
 //! | 3 | [`identity`] [`protocol`] |
+//! | 4 | [`client`] |
 
 pub mod model;
 
@@ -19,3 +20,5 @@ pub mod vault;
 
 pub mod identity;
 pub mod protocol;
+
+pub mod client;
