@@ -145,3 +145,166 @@ impl Client {
         self.inner.addresses.current()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::test_server::{TestServer, dead_address, identity, short};
+    use super::*;
+    use crate::model::Alias;
+    use crate::protocol::{Announcement, ErrorCode, paths};
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Redirect};
+    use axum::routing::{any, get, post};
+    use bytes::Bytes;
+    use futures_util::{StreamExt, stream};
+    use std::io;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn about(identity: &Identity) -> Announcement {
+        Announcement::of_this_device(Alias::new("nas"), identity.fingerprint(), 53317, false)
+    }
+
+    async fn answering() -> TestServer {
+        let announcement = about(&identity());
+        let routes = Router::new()
+            .route(
+                paths::INFO,
+                get({
+                    let announcement = announcement.clone();
+                    async move || axum::Json(announcement.clone())
+                }),
+            )
+            .route(paths::LOCALSEND_REGISTER, post(async move || axum::Json(announcement.clone())));
+        TestServer::start(routes).await
+    }
+
+    #[tokio::test]
+    async fn another_device_fails_in_the_handshake_before_anything_is_sent_to_it() {
+        let requests = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&requests);
+        let count = any(async move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let server = TestServer::start(Router::new().fallback(count)).await;
+        let wanted = identity().fingerprint();
+        let client = Client::new(&identity(), vec![server.address], Expect::Known(wanted)).unwrap();
+        let error = client.info().await.unwrap_err();
+        let found = server.identity.fingerprint();
+        assert!(
+            matches!(error, Error::WrongFingerprint { expected, found: f } if expected == wanted && f == found),
+            "{error:?}"
+        );
+        assert!(!error.is_transient());
+        assert_eq!(requests.load(Ordering::Relaxed), 0);
+        // The server works; it was the client that said no.
+        assert!(server.client().cancel(crate::model::SessionId::from_random([1; 16])).await.is_ok());
+        assert_eq!(requests.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_answered_is_known_on_first_use() {
+        let server = answering().await;
+        let own = identity();
+        let client = Client::new(&own, vec![server.address], Expect::FirstUse).unwrap();
+        let (_, fingerprint) = client.register_at(paths::LOCALSEND_REGISTER, &about(&own)).await.unwrap();
+        assert_eq!(fingerprint, Some(server.identity.fingerprint()));
+    }
+
+    #[tokio::test]
+    async fn addresses_are_tried_in_turn_past_the_dead_and_past_strangers() {
+        let (stranger, server) = (answering().await, answering().await);
+        let addresses = vec![dead_address().await, stranger.address, server.address];
+        let client = Client::new(&identity(), addresses, server.known()).unwrap();
+        client.info().await.unwrap();
+        assert_eq!(client.address(), server.address);
+        client.info().await.unwrap();
+        assert_eq!(server.handshakes.load(Ordering::Relaxed), 1, "the connection is used again");
+    }
+
+    #[tokio::test]
+    async fn nobody_and_only_strangers_are_told_apart() {
+        let stranger = answering().await;
+        let dead = dead_address().await;
+        let expect = Expect::Known(identity().fingerprint());
+        let call = async |addresses| Client::new(&identity(), addresses, expect).unwrap().info().await.unwrap_err();
+        let error = call(vec![dead]).await;
+        assert!(matches!(error, Error::Offline(_)) && error.is_transient(), "{error:?}");
+        for addresses in [vec![stranger.address, dead], vec![dead, stranger.address]] {
+            let error = call(addresses).await;
+            assert!(matches!(error, Error::WrongFingerprint { .. }), "{error:?}");
+        }
+        assert!(matches!(Client::new(&identity(), vec![], expect), Err(Error::Offline(_))));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let away = Router::new()
+            .route(paths::INFO, get(async || Redirect::temporary(paths::SNAPSHOTS)))
+            .route(paths::SNAPSHOTS, get(async || StatusCode::OK));
+        let server = TestServer::start(away).await;
+        let error = server.client().info().await.unwrap_err();
+        assert!(matches!(error, Error::Answer { status, .. } if status == StatusCode::TEMPORARY_REDIRECT), "{error:?}");
+    }
+
+    fn endless() -> Body {
+        Body::from_stream(stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b' '; 4096]))))
+    }
+
+    #[tokio::test]
+    async fn endless_answers_are_cut_off() {
+        let routes = Router::new()
+            .route(paths::INFO, get(async || endless()))
+            .route(paths::CANCEL, post(async || (StatusCode::FORBIDDEN, endless())));
+        let server = TestServer::start(routes).await;
+        let client = server.client();
+        assert!(matches!(client.info().await, Err(Error::NotUnderstood(_))));
+        assert!(client.traffic().received() <= 2 << 20);
+        let error = client.cancel(crate::model::SessionId::from_random([1; 16])).await.unwrap_err();
+        assert_eq!(error.answer(), Some(ErrorCode::NotAllowed));
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_or_stops_in_the_middle_is_given_up() {
+        let stops = || {
+            let begun = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"{")) });
+            Body::from_stream(begun.chain(stream::pending())).into_response()
+        };
+        let routes = Router::new()
+            .route(paths::INFO, get(std::future::pending::<StatusCode>))
+            .route(paths::REGISTER, post(async move || stops()));
+        let server = TestServer::start(routes).await;
+        let own = identity();
+        let patience = Patience {
+            answer: Duration::from_millis(50),
+            piece: Duration::from_millis(50),
+            connect: Duration::from_secs(2),
+            ..short()
+        };
+        let client = Client::with_patience(&own, vec![server.address], server.known(), patience).unwrap();
+        assert!(matches!(client.info().await, Err(Error::TimedOut(_))));
+        let patience = Patience { answer: Duration::from_secs(20), ..patience };
+        let client = Client::with_patience(&own, vec![server.address], server.known(), patience).unwrap();
+        assert!(matches!(client.register(&about(&own)).await, Err(Error::TimedOut(_))));
+    }
+
+    #[tokio::test]
+    async fn no_connection_resumes_the_session_of_another() {
+        let server = answering().await;
+        let own = identity();
+        let config = own.client_config(server.known());
+        for _ in 0..3 {
+            let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let name = rustls::pki_types::ServerName::IpAddress(server.address.ip().into());
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(&config));
+            let mut stream = connector.connect(name, stream).await.unwrap();
+            // Tickets would come with the first answer.
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            let tls = stream.get_ref().1;
+            assert_eq!(tls.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert_eq!(tls.tls13_tickets_received(), 0);
+        }
+    }
+}

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn delays_grow_from_a_fifth_of_a_second_to_five_and_end() {
         let all: Vec<_> = (1..MAX_TRIES).map(|failed| delay(failed, u32::MAX / 2).unwrap().as_millis()).collect();
-        assert_eq!(all, [199, 599, 1799, 4999]);
+        assert_eq!(all, [200, 600, 1800, 5000]);
         assert_eq!(delay(MAX_TRIES, 0), None);
         assert_eq!(delay(1, 0), Some(Duration::from_millis(150)));
         assert_eq!(delay(1, u32::MAX), Some(Duration::from_millis(250)));
