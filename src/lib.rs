@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 3 | [`protocol`] |
+//! | 3 | [`protocol`] [`store`] |
 
 pub mod model;
 
@@ -18,3 +18,4 @@ pub mod signer;
 pub mod vault;
 
 pub mod protocol;
+pub mod store;
