@@ -6,8 +6,8 @@
 //! |---|---|
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 3 | [`identity`] [`protocol`] |
-//! | 4 | [`client`] |
+//! | 3 | [`identity`] [`protocol`] [`store`] |
+//! | 4 | [`client`] [`server`] |
 
 pub mod model;
 
@@ -20,5 +20,7 @@ pub mod vault;
 
 pub mod identity;
 pub mod protocol;
+pub mod store;
 
 pub mod client;
+pub mod server;
