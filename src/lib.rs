@@ -2,12 +2,14 @@
 //!
 //! A module names only modules on lower floors; `tests/tidy.rs` holds that. In reading order, lowest floor first:
 //!
-//! | floor | modules |
-//! |---|---|
-//! | 0 | [`model`] |
-//! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 2 | [`manifest`] |
-//! | 3 | [`protocol`] [`backup`] [`restore`] |
+//! | floor | modules | |
+//! |---|---|---|
+//! | 0 | [`model`] | words: pure, no I/O, no clock, no async |
+//! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] | seams and tools |
+//! | 2 | [`manifest`] | reads and writes the entry list through a vault |
+//! | 3 | [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
+//! | 4 | [`client`] [`server`] | speak HTTPS |
+//! | 5 | [`discovery`] | speaks to the neighbourhood |
 
 pub mod model;
 
@@ -21,5 +23,12 @@ pub mod vault;
 pub mod manifest;
 
 pub mod backup;
+pub mod identity;
 pub mod protocol;
 pub mod restore;
+pub mod store;
+
+pub mod client;
+pub mod server;
+
+pub mod discovery;

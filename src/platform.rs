@@ -8,6 +8,7 @@
 //! | [`lock`] | advisory locks between processes |
 //! | [`attributes`] | owner, mode, times, extended attributes, holes |
 //! | [`root_dir`] | opens things under a root, never outside, never through links |
+//! | [`watched`] | a small file that several processes share |
 //! | [`clock`] | the time, real or set by hand |
 //! | [`random`] | the system's random source |
 //! | [`shutdown`] | the one stop signal |
@@ -23,6 +24,7 @@ pub mod random;
 pub mod resources;
 pub mod root_dir;
 pub mod shutdown;
+pub mod watched;
 
 use std::io;
 use std::path::PathBuf;

@@ -4,6 +4,8 @@
 //! name. In 500 simulated power cuts, syncing only the file lost 9,293 of 10,293 acknowledged items; syncing the folder too
 //! lost none.
 //!
+//! The steps are one routine, [`Staged::commit_as`]; every other way in ends there.
+//!
 //! A failed sync is a failure of that file for good: Linux may report it once and then forget it, so a second sync that
 //! succeeds proves nothing. The file is thrown away.
 
@@ -38,20 +40,52 @@ impl Staged {
         let kept: String = name.chars().take(40).collect();
         let unique = u64::from_le_bytes(random::bytes());
         let temporary = target.with_file_name(format!(".{kept}.{unique:016x}.tmp"));
+        Self::begin(temporary, target.to_owned(), access)
+    }
+
+    /// Begins a file in `folder` under a name of its own, for [`Staged::commit_as`]; so what a crash leaves behind lies in one
+    /// known place. `folder` must be on the file system of the later target.
+    pub fn create_in(folder: &Path, access: Access) -> Result<Self> {
+        let unique = u64::from_le_bytes(random::bytes());
+        let temporary = folder.join(format!("{unique:016x}"));
+        Self::begin(temporary.clone(), temporary, access)
+    }
+
+    fn begin(temporary: PathBuf, target: PathBuf, access: Access) -> Result<Self> {
         let mode = if access == Access::Private { 0o600 } else { 0o666 };
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&temporary);
         let file = file.context("create", &temporary)?;
-        Ok(Self { file: Some(file), temporary, target: target.to_owned() })
+        Ok(Self { file: Some(file), temporary, target })
+    }
+
+    /// Where it lies until it is committed.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// A second handle for reading what was written so far; it stays good when the file is renamed or deleted.
+    pub fn reader(&self) -> Result<fs::OpenFile> {
+        fs::OpenFile::open(&self.temporary)
     }
 
     /// Makes it durable under its final name, replacing what was there.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
+        let target = self.target.clone();
+        self.commit_as(&target)
+    }
+
+    /// Makes it durable as `target`, replacing what was there. The folder of `target` must exist.
+    pub fn commit_as(mut self, target: &Path) -> Result<()> {
         if let Some(file) = self.file.take() {
             file.sync_all().context("sync", &self.temporary)?;
+            trace(Step::Synced, target);
         }
-        fs::rename(&self.temporary, &self.target)?;
-        let folder = self.target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::sync_dir(folder)
+        fs::rename(&self.temporary, target)?;
+        trace(Step::Renamed, target);
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::sync_dir(folder)?;
+        trace(Step::FolderSynced, target);
+        Ok(())
     }
 }
 
@@ -85,6 +119,43 @@ pub fn save(target: &Path, access: Access, bytes: &[u8]) -> Result<()> {
     staged.commit()
 }
 
+/// The steps of [`Staged::commit_as`], as tests see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The file's bytes are on disk.
+    Synced,
+    /// The file has its final name.
+    Renamed,
+    /// The final name is on disk, too.
+    FolderSynced,
+}
+
+#[cfg(not(test))]
+fn trace(_: Step, _: &Path) {}
+
+#[cfg(test)]
+pub(crate) use tracing_steps::{steps_below, trace};
+
+/// Remembers every step of every save while tests run, so that a test can tell what was on disk when it got its answer.
+#[cfg(test)]
+mod tracing_steps {
+    use crate::platform::durable::Step;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Mutex, PoisonError};
+
+    static STEPS: Mutex<Vec<(Step, PathBuf)>> = Mutex::new(Vec::new());
+
+    pub(crate) fn trace(step: Step, target: &Path) {
+        STEPS.lock().unwrap_or_else(PoisonError::into_inner).push((step, target.to_owned()));
+    }
+
+    /// The steps so far whose target lies below `folder`.
+    pub(crate) fn steps_below(folder: &Path) -> Vec<(Step, PathBuf)> {
+        let steps = STEPS.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.iter().filter(|(_, target)| target.starts_with(folder)).cloned().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +185,22 @@ mod tests {
     fn names_of_full_length_can_be_saved() {
         let folder = tempfile::tempdir().unwrap();
         save(&folder.path().join("n".repeat(255)), Access::Usual, b"x").unwrap();
+    }
+
+    #[test]
+    fn a_file_begun_elsewhere_is_synced_renamed_and_its_folder_synced_in_this_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let (aside, place) = (folder.path().join("aside"), folder.path().join("place"));
+        fs::create_dir(&aside).unwrap();
+        fs::create_dir(&place).unwrap();
+        let mut staged = Staged::create_in(&aside, Access::Private).unwrap();
+        staged.write_all(b"bytes").unwrap();
+        let reader = staged.reader().unwrap();
+        assert_eq!(steps_below(folder.path()), []);
+        staged.commit_as(&place.join("x")).unwrap();
+        let steps: Vec<_> = steps_below(folder.path()).into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [Step::Synced, Step::Renamed, Step::FolderSynced]);
+        assert_eq!(reader.read_at(1, 3).unwrap(), b"yte");
+        assert!(fs::read_dir(&aside).unwrap().is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::platform::{Context, Result};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Opens for reading.
@@ -131,4 +131,35 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 pub fn free_bytes(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path).context("ask for free space of", path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Which file stands under a name: it changes when the name is given to another file. `None` when there is none.
+pub fn file_identity(path: &Path) -> Result<Option<(u64, u64)>> {
+    Ok(metadata_if_there(path)?.map(|metadata| (metadata.dev(), metadata.ino())))
+}
+
+/// A file open for reading at any place, from any thread.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl OpenFile {
+    /// Opens for reading.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { file: open(path)?, path: path.to_owned() })
+    }
+
+    /// Number of bytes in it now.
+    pub fn length(&self) -> Result<u64> {
+        Ok(self.file.metadata().context("look at", &self.path)?.len())
+    }
+
+    /// Exactly `length` bytes from `offset`; fewer are an error of the kind `UnexpectedEof`.
+    pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset).context("read", &self.path)?;
+        Ok(bytes)
+    }
 }

@@ -1,0 +1,187 @@
+//! How many connections there are, and whose: one table, bounded, that can end any of them.
+//!
+//! Strangers never lock out a paired device: when all places are taken, the oldest connection of somebody who is not paired
+//! (or has not finished its handshake) makes room. Only when paired devices hold all places is a new one turned away.
+
+use crate::model::Fingerprint;
+use crate::server::limits::{MAX_CONNECTIONS, MAX_UNPAIRED_PER_ADDRESS};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug)]
+struct Row {
+    address: IpAddr,
+    fingerprint: Option<Fingerprint>,
+    shaken: bool,
+    paired: bool,
+    kill: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last_id: u64,
+    // By id, and so by age.
+    rows: BTreeMap<u64, Row>,
+}
+
+/// All connections. Cheap to clone; clones belong together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connections {
+    table: Arc<Mutex<Table>>,
+}
+
+impl Connections {
+    /// A place for a connection from `address`. When there is none, what `kill` gives has fired already.
+    pub(crate) fn enter(&self, address: IpAddr) -> Place {
+        let kill = CancellationToken::new();
+        let mut table = self.table();
+        table.last_id += 1;
+        let id = table.last_id;
+        if table.rows.len() >= MAX_CONNECTIONS {
+            let oldest = table.rows.iter().find(|(_, row)| !row.paired).map(|(id, _)| *id);
+            match oldest.and_then(|oldest| table.rows.remove(&oldest)) {
+                Some(row) => row.kill.cancel(),
+                None => kill.cancel(),
+            }
+        }
+        if !kill.is_cancelled() {
+            let row = Row { address, fingerprint: None, shaken: false, paired: false, kill: kill.clone() };
+            table.rows.insert(id, row);
+        }
+        drop(table);
+        Place { inner: Arc::new(Inner { connections: self.clone(), id, kill }) }
+    }
+
+    /// Ends all connections of a device; the number of them.
+    pub(crate) fn kill(&self, fingerprint: Fingerprint) -> usize {
+        let table = self.table();
+        let of_device = table.rows.values().filter(|row| row.fingerprint == Some(fingerprint));
+        of_device.map(|row| row.kill.cancel()).count()
+    }
+
+    /// Ends all connections.
+    pub(crate) fn kill_all(&self) {
+        self.table().rows.values().for_each(|row| row.kill.cancel());
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.table().rows.len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place in the table; free again when the last clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Place {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connections: Connections,
+    id: u64,
+    kill: CancellationToken,
+}
+
+impl Place {
+    /// Names the connection.
+    pub(crate) fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// Fires when the connection must end.
+    pub(crate) fn kill(&self) -> CancellationToken {
+        self.inner.kill.clone()
+    }
+
+    /// The handshake is done. `false` when the address has too many connections of strangers.
+    pub(crate) fn known(&self, fingerprint: Option<Fingerprint>, paired: bool) -> bool {
+        let mut table = self.inner.connections.table();
+        let Some(address) = table.rows.get(&self.inner.id).map(|row| row.address) else { return false };
+        let strangers = table.rows.values().filter(|row| row.address == address && row.shaken && !row.paired).count();
+        if !paired && strangers >= MAX_UNPAIRED_PER_ADDRESS {
+            return false;
+        }
+        if let Some(row) = table.rows.get_mut(&self.inner.id) {
+            row.fingerprint = fingerprint;
+            row.shaken = true;
+            row.paired = paired;
+        }
+        true
+    }
+
+    /// The device on it was paired just now.
+    pub(crate) fn paired(&self) {
+        if let Some(row) = self.inner.connections.table().rows.get_mut(&self.inner.id) {
+            row.paired = true;
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.connections.table().rows.remove(&self.id);
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.inner.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn address(n: usize) -> IpAddr {
+        IpAddr::from([10, 1, (n >> 8) as u8, n as u8])
+    }
+
+    #[test]
+    fn an_address_holds_eight_strangers_and_any_number_of_paired_ones() {
+        let connections = Connections::default();
+        let strangers: Vec<_> = (0..8).map(|_| connections.enter(HOME)).collect();
+        assert!(strangers.iter().all(|place| place.known(None, false)));
+        assert!(!connections.enter(HOME).known(None, false));
+        assert!(connections.enter(address(1)).known(None, false), "another address is another matter");
+        let paired: Vec<_> = (0..20).map(|_| connections.enter(HOME)).collect();
+        assert!(paired.iter().all(|place| place.known(Some(Fingerprint::from_bytes([1; 32])), true)));
+        strangers[0].paired();
+        assert!(connections.enter(HOME).known(None, false), "who was paired no longer counts as a stranger");
+    }
+
+    #[test]
+    fn a_flood_of_strangers_makes_room_for_itself_and_not_from_paired_devices() {
+        let connections = Connections::default();
+        let paired = connections.enter(HOME);
+        assert!(paired.known(Some(Fingerprint::from_bytes([1; 32])), true));
+        let flood: Vec<_> = (0..MAX_CONNECTIONS * 2).map(|n| connections.enter(address(n))).collect();
+        assert_eq!(connections.count(), MAX_CONNECTIONS);
+        assert!(!paired.kill().is_cancelled());
+        assert!(flood[0].kill().is_cancelled() && !flood[flood.len() - 1].kill().is_cancelled());
+        assert!(!flood[0].known(None, false), "who was put out does not come back in");
+        drop((flood, paired));
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[test]
+    fn when_paired_devices_hold_all_places_a_new_connection_is_turned_away() {
+        let connections = Connections::default();
+        let device = Fingerprint::from_bytes([1; 32]);
+        let places: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connections.enter(HOME)).collect();
+        assert!(places.iter().all(|place| place.known(Some(device), true)));
+        assert!(connections.enter(HOME).kill().is_cancelled());
+        assert_eq!(connections.kill(device), MAX_CONNECTIONS);
+        assert!(places.iter().all(|place| place.kill().is_cancelled()));
+    }
+}

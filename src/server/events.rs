@@ -1,0 +1,143 @@
+//! What the server tells whoever started it: bounded, and never waited for.
+//!
+//! When the listener is slow, progress is dropped first, long before the channel is full; what happens once (a PIN to show, a
+//! commit) is dropped only when there is no place at all, and then the log says so.
+
+use crate::model::{Alias, Fingerprint, Pin, Rights, SetName, ShortCode, SnapshotId};
+use crate::protocol::Announcement;
+use crate::server::sessions::SessionSummary;
+use std::net::SocketAddr;
+use tokio::sync::mpsc;
+
+/// A PIN that a person must read now, and for whom. `Debug` hides the PIN.
+#[derive(Clone, Debug)]
+pub struct PinShown {
+    /// The digits.
+    pub pin: Pin,
+    /// The short code that both screens show.
+    pub code: ShortCode,
+    /// What the asking device calls itself.
+    pub alias: Alias,
+    /// Its certificate.
+    pub fingerprint: Fingerprint,
+    /// Seconds that the window stays open.
+    pub expires_in: u32,
+}
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum ServerEvent {
+    /// A device said who it is, over `register`.
+    Heard {
+        /// What it said.
+        announcement: Announcement,
+        /// Where the connection came from; its own port stands in the announcement.
+        from: SocketAddr,
+    },
+    /// Show this PIN.
+    PinShown(PinShown),
+    /// Put the PIN away.
+    PinGone {
+        /// Whose window it was.
+        fingerprint: Fingerprint,
+        /// It was used; otherwise it expired, was guessed at too often, or had to make room.
+        paired: bool,
+    },
+    /// A device proved the PIN and is trusted from now on.
+    Paired {
+        /// Which device.
+        fingerprint: Fingerprint,
+        /// What it calls itself.
+        alias: Alias,
+        /// What it may do here.
+        rights: Rights,
+    },
+    /// A device is trusted no longer.
+    Unpaired {
+        /// Which device.
+        fingerprint: Fingerprint,
+    },
+    /// A session may be used.
+    SessionOpened(SessionSummary),
+    /// Bytes of a session arrived or left.
+    Moved {
+        /// [`SessionSummary::number`].
+        number: u64,
+        /// How many just now.
+        bytes: u64,
+    },
+    /// A snapshot exists.
+    Committed {
+        /// The session that brought it.
+        session: SessionSummary,
+        /// The set.
+        set: SetName,
+        /// Which snapshot.
+        snapshot: SnapshotId,
+    },
+    /// A session is over: finished, cancelled, declined, expired or unpaired.
+    SessionEnded(SessionSummary),
+}
+
+/// Sends events.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    sender: mpsc::Sender<ServerEvent>,
+}
+
+impl Events {
+    /// Sends to whoever started the server.
+    pub(crate) fn new(sender: mpsc::Sender<ServerEvent>) -> Self {
+        Self { sender }
+    }
+
+    /// Sends what happens once.
+    pub(crate) fn send(&self, event: ServerEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.sender.try_send(event) {
+            tracing::warn!(?event, "nobody takes the server's events, one was dropped");
+        }
+    }
+
+    /// Sends what is out of date in a moment anyway, while there is room to spare.
+    pub(crate) fn progress(&self, event: ServerEvent) {
+        if self.sender.capacity() > self.sender.max_capacity() / 2 {
+            let _ = self.sender.try_send(event);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_dropped_while_there_is_still_room_for_what_happens_once() {
+        let (sender, mut receiver) = mpsc::channel(8);
+        let events = Events::new(sender);
+        for _ in 0..100 {
+            events.progress(ServerEvent::Moved { number: 1, bytes: 1 });
+        }
+        let fingerprint = Fingerprint::from_bytes([1; 32]);
+        events.send(ServerEvent::Unpaired { fingerprint });
+        let mut moved = 0;
+        while let Ok(event) = receiver.try_recv() {
+            match event {
+                ServerEvent::Moved { .. } => moved += 1,
+                other => assert!(matches!(other, ServerEvent::Unpaired { .. })),
+            }
+        }
+        assert_eq!(moved, 4);
+    }
+
+    #[test]
+    fn a_pin_is_never_formatted() {
+        let shown = PinShown {
+            pin: "123456".parse().unwrap(),
+            code: Fingerprint::from_bytes([1; 32]).short_code(),
+            alias: Alias::new("laptop"),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            expires_in: 300,
+        };
+        assert!(!format!("{:?}", ServerEvent::PinShown(shown)).contains("123456"));
+    }
+}

@@ -1,0 +1,49 @@
+//! `finish`: the commit point. Answered only after the snapshot and everything it needs survive a power cut.
+
+use crate::model::limits::MAX_RECORD_BYTES;
+use crate::model::{SignedRecord, SnapshotInfo};
+use crate::protocol::session::Finished;
+use crate::server::api_error::ApiError;
+use crate::server::body::read_json;
+use crate::server::call::{Call, json};
+use crate::server::events::ServerEvent;
+use crate::server::sessions::Use;
+use crate::server::state::{Shared, blocking};
+use crate::signer;
+use crate::store;
+use axum::response::Response;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// `POST finish`. Sent again after a lost answer, it gives the same answer.
+pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
+    let from = call.peer()?.fingerprint;
+    let under_way = shared.begin_call(call.session()?, from, Use::Finish)?;
+    let repository = under_way.repository()?;
+    let signed: SignedRecord = read_json(call.into_body(), MAX_RECORD_BYTES, shared.pace).await?;
+    let set = under_way.session.set.clone();
+    let committed = blocking(move || {
+        let unreadable = |error| ApiError::corrupt("the record or its signature is not valid").caused_by(error);
+        let record = signer::open_record(&signed).map_err(unreadable)?;
+        if Some(&record.set) != set.as_ref() {
+            return Err(ApiError::bad_request("the record is for another set than the session"));
+        }
+        let id = signer::snapshot_id(&signed);
+        match repository.commit(&signed, from) {
+            Ok(info) => Ok((info, record.set)),
+            // Ours already: the answer to the first try was lost.
+            Err(store::Error::Stale(Some(head))) if head.id == id => Ok((*head, record.set)),
+            Err(error) => Err(error.into()),
+        }
+    });
+    let (info, set) = committed.await?;
+    let SnapshotInfo { id: snapshot, receipt, .. } = info;
+    let first_time = shared.sessions().finish(under_way.session.id);
+    if let Some(session) = first_time {
+        let session = session.summary();
+        tracing::info!(session = session.number, %set, %snapshot, bytes = session.bytes, "snapshot committed");
+        shared.events.send(ServerEvent::Committed { session: session.clone(), set, snapshot });
+        shared.events.send(ServerEvent::SessionEnded(session));
+    }
+    Ok(json(StatusCode::OK, &Finished { snapshot, received_at: receipt.received_at }))
+}

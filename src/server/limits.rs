@@ -1,0 +1,85 @@
+//! The numbers that only the server keeps, each with its reason. `protocol.md` repeats the ones a caller can notice.
+
+use std::time::Duration;
+
+/// Bytes of a request's head: ours are under 1 KiB.
+pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Connections in all: what a small machine serves without noticing. When all places are taken, the oldest connection of an
+/// unpaired device makes room, so a flood of strangers never locks out a paired one.
+pub(crate) const MAX_CONNECTIONS: usize = 256;
+/// Connections of one address that has not shown a paired certificate: a browser's worth.
+pub(crate) const MAX_UNPAIRED_PER_ADDRESS: usize = 8;
+/// Bytes of a `register`, `pair`, `prepare-download` or `cancel` body.
+pub(crate) const MAX_SMALL_BODY_BYTES: usize = crate::protocol::pairing::MAX_PAIRING_BYTES;
+/// Compressed bytes of a `prepare-upload` body: five million lines of 100 bytes that do not compress.
+pub(crate) const MAX_PREPARE_BODY_BYTES: u64 = 512 << 20;
+/// Plain bytes of a `prepare-upload` body, so that a small body cannot keep a core busy for hours.
+pub(crate) const MAX_PREPARE_PLAIN_BYTES: u64 = 4 << 30;
+/// The largest window of the zstd stream of `prepare-upload`: 8 MiB of memory per call.
+pub(crate) const MAX_PREPARE_WINDOW_LOG: u32 = 23;
+/// Sessions of one device: one per set that it backs up at once, and some restores.
+pub(crate) const MAX_SESSIONS_PER_DEVICE: usize = 64;
+/// Sessions in all: bounds the table.
+pub(crate) const MAX_SESSIONS: usize = 1024;
+/// Calls of one session under way at once; a source keeps to [`PARALLEL_CALLS`], so this is only met by a wrong one.
+pub(crate) const MAX_CALLS_PER_SESSION: usize = 16;
+/// What sources are told to keep to: enough to hide a round trip, few enough that each finishes.
+pub(crate) const PARALLEL_CALLS: usize = 4;
+/// Uploads, manifests and downloads under way at once, each with one block in memory: bounds memory and threads.
+pub(crate) const MAX_TRANSFERS: usize = 32;
+/// A transfer that finds all places taken waits so long for one.
+pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(20);
+/// Pieces of a body between the network and the blocking side.
+pub(crate) const BODY_CHANNEL: usize = 8;
+/// Blocks between the store and the network in a download.
+pub(crate) const BLOCK_CHANNEL: usize = 2;
+/// A session without a call is forgotten after this: what arrived stays in the store.
+pub(crate) const SESSION_IDLE: Duration = Duration::from_mins(10);
+/// A waiting session (or pairing request) whose caller has not asked again for this long is gone: three long polls.
+pub(crate) const WAITING_IDLE: Duration = Duration::from_secs(95);
+/// A person has this long to answer.
+pub(crate) const DECISION_LIMIT: Duration = Duration::from_mins(10);
+/// How long "accept once", said while pairing, waits for the backup it was said for.
+pub(crate) const ONCE_LIMIT: Duration = Duration::from_mins(10);
+/// The longest a `wait` waits, in seconds: below the time after which routers forget a connection.
+pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
+/// Replies of the pairing exchange are sent this long after the request came, whatever became of it.
+pub(crate) const PAIRING_REPLY_DELAY: Duration = Duration::from_millis(300);
+/// How often expired sessions and windows are looked for.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// What live requests get to finish in when the server stops.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Time limits of one connection; a value, so that tests need not wait as long as strangers may dawdle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// The TLS handshake.
+    pub(crate) handshake: Duration,
+    /// From the first byte of a request's head to its last.
+    pub(crate) head: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// Between two requests while a person reads and types a PIN.
+    pub(crate) idle_while_pairing: Duration,
+    /// Waiting for the peer that is forgiven in each body, whatever its size.
+    pub(crate) grace: Duration,
+    /// Beyond the grace, a body's bytes come (or are taken) at least this fast while we wait for them.
+    pub(crate) bytes_per_second: u64,
+}
+
+impl Pace {
+    /// What `protocol.md` says.
+    pub(crate) const STANDARD: Self = Self {
+        handshake: Duration::from_secs(5),
+        head: Duration::from_secs(10),
+        idle: Duration::from_mins(1),
+        idle_while_pairing: Duration::from_secs(330),
+        grace: Duration::from_secs(20),
+        bytes_per_second: 16 << 10,
+    };
+
+    /// How long we may have waited for a peer altogether once it has moved `bytes`.
+    pub(crate) fn allowance(&self, bytes: u64) -> Duration {
+        self.grace + Duration::from_millis(bytes.saturating_mul(1000) / self.bytes_per_second.max(1))
+    }
+}

@@ -1,0 +1,119 @@
+//! `prepare-upload`: a backup begins, manifest first.
+//!
+//! The order of the checks is the order in which they cost: the list itself, whose repository it is, room, and only then a
+//! person's time. A question is asked at most once for one idempotency key, and not at all for what was settled before.
+
+use crate::identity::Trust;
+use crate::model::RepositoryId;
+use crate::protocol::session::PrepareUpload;
+use crate::server::AcceptMode;
+use crate::server::api_error::ApiError;
+use crate::server::approval::{Decision, Question};
+use crate::server::body::{Paced, feed};
+use crate::server::call::Call;
+use crate::server::limits::MAX_PREPARE_BODY_BYTES;
+use crate::server::manifest;
+use crate::server::opening::{answer, ask, new_session, opened_or_not};
+use crate::server::room;
+use crate::server::sessions::{Phase, Prepared, Session, SessionKind};
+use crate::server::state::{Shared, blocking};
+use crate::store::Repository;
+use axum::response::Response;
+use std::sync::Arc;
+
+/// `POST prepare-upload`.
+pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
+    let trust = call.peer()?.clone();
+    let permit = shared.transfer().await?;
+    let body = Paced::new(call.into_body(), MAX_PREPARE_BODY_BYTES, shared.pace);
+    let (header, _) = feed(body, manifest::read).await?;
+    drop(permit);
+
+    let known = blocking({
+        let (shared, trust, header) = (shared.clone(), trust.clone(), header.clone());
+        move || {
+            let repository = repository_of(&shared, &trust, header.repository)?;
+            room::check(&shared, repository.as_deref(), 0)?;
+            let head = repository.as_ref().map(|repository| repository.head(&header.set)).transpose()?.flatten();
+            Ok((repository, head.is_none()))
+        }
+    });
+    let (repository, first) = known.await?;
+    let settled = shared.is_settled(&trust, &header.set);
+    if !settled && shared.accept == AcceptMode::Never {
+        return Err(ApiError::declined().hint("the other device accepts only what was accepted there before"));
+    }
+    let phase = match (settled, repository) {
+        (false, _) => Phase::Waiting,
+        (true, Some(repository)) => Phase::Open(repository.parameters().id),
+        (true, None) => Phase::Open(create(&shared, &trust).await?),
+    };
+    let mut session = new_session(&shared, &trust, SessionKind::Backup, phase);
+    session.set = Some(header.set.clone());
+    session.key = Some(header.idempotency_key);
+    let prepared = shared.sessions().prepare(session.clone(), shared.clock.instant())?;
+    if let Prepared::Existing(session) = prepared {
+        return answer(shared, *session).await;
+    }
+    if phase == Phase::Waiting {
+        question(&shared, &trust, &header, &session, first);
+    } else {
+        opened_or_not(&shared, &session);
+    }
+    answer(shared, session).await
+}
+
+/// The repository that the caller may write to; `None` when its own does not exist yet.
+fn repository_of(
+    shared: &Shared,
+    trust: &Trust,
+    wanted: Option<RepositoryId>,
+) -> Result<Option<Arc<Repository>>, ApiError> {
+    let Some(wanted) = wanted else { return Ok(shared.store.owned_by(&trust.fingerprint)) };
+    // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them.
+    let own = shared.store.repository(&wanted).filter(|repository| repository.owner() == trust.fingerprint);
+    own.map(Some).ok_or_else(|| ApiError::not_allowed("the repository does not belong to this device"))
+}
+
+/// Makes the caller's repository, unless a call beside this one just did.
+async fn create(shared: &Arc<Shared>, trust: &Trust) -> Result<RepositoryId, ApiError> {
+    let (shared, trust) = (shared.clone(), trust.clone());
+    blocking(move || {
+        let _one_at_a_time = shared.creating();
+        let repository = match shared.store.owned_by(&trust.fingerprint) {
+            Some(repository) => repository,
+            None => shared.store.create_repository(trust.fingerprint, &trust.signing_key, trust.alias.clone())?,
+        };
+        Ok(repository.parameters().id)
+    })
+    .await
+}
+
+fn question(shared: &Arc<Shared>, trust: &Trust, header: &PrepareUpload, session: &Session, first: bool) {
+    let question = Question::Backup {
+        alias: trust.alias.clone(),
+        code: trust.fingerprint.short_code(),
+        fingerprint: trust.fingerprint,
+        set: header.set.clone(),
+        totals: header.totals,
+        changes: header.changes,
+        bytes_to_send: header.bytes_to_send,
+        first,
+    };
+    let (yes_shared, trust, set, wanted) = (shared.clone(), trust.clone(), header.set.clone(), header.repository);
+    ask(shared, session, question, move |decision| async move {
+        if decision != Decision::Once {
+            let (store, fingerprint) = (yes_shared.trust.clone(), trust.fingerprint);
+            let remember = move || {
+                store.update(&fingerprint, |trust| {
+                    trust.sets.insert(set);
+                })
+            };
+            blocking(move || remember().map_err(|error| ApiError::failed().caused_by(error))).await?;
+        }
+        match wanted {
+            Some(repository) => Ok(repository),
+            None => create(&yes_shared, &trust).await,
+        }
+    });
+}

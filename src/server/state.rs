@@ -1,0 +1,250 @@
+//! What all handlers share, and the few steps that more than one of them takes.
+//!
+//! The two state machines (sessions, pairing) sit behind plain mutexes that are held for a look-up, never across an await.
+//! Whoever waits for a decision waits for `changed` and looks again, so a decision is never missed and nothing polls.
+
+use crate::identity::pairing::Shower;
+use crate::identity::{Identity, Trust, TrustStore};
+use crate::model::{Alias, Fingerprint, SessionId, SetName};
+use crate::platform::clock::Clock;
+use crate::platform::shutdown::Shutdown;
+use crate::protocol::Announcement;
+use crate::protocol::session::SessionLimits;
+use crate::server::AcceptMode;
+use crate::server::allowance::Allowance;
+use crate::server::api_error::ApiError;
+use crate::server::approval::{ApprovalRequest, Approver, Question};
+use crate::server::connections::Connections;
+use crate::server::events::{Events, ServerEvent};
+use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
+use crate::server::pairing::Pairing;
+use crate::server::sessions::{Session, Sessions, Use};
+use crate::store::{Repository, Store};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+/// What an exchange keeps between `pair/start` and `pair/confirm`.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// Checks the proof.
+    pub(crate) shower: Shower,
+    /// The other side's signing key, as it stands in the transcript.
+    pub(crate) signing_key: String,
+}
+
+/// What all handlers share.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) trust: TrustStore,
+    pub(crate) store: Store,
+    pub(crate) alias: Alias,
+    pub(crate) transient: bool,
+    pub(crate) port: u16,
+    pub(crate) accept: AcceptMode,
+    pub(crate) approver: Arc<dyn Approver>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: Events,
+    pub(crate) quota: Option<u64>,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) pace: Pace,
+    pub(crate) allowance: Allowance,
+    pub(crate) connections: Connections,
+    pub(crate) shutdown: Shutdown,
+    sessions: Mutex<Sessions>,
+    pairing: Mutex<Pairing<Exchange>>,
+    once: Mutex<Vec<(Fingerprint, SetName, Instant)>>,
+    creating: Mutex<()>,
+    transfers: Arc<Semaphore>,
+    changed: watch::Sender<u64>,
+    numbers: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shared({:?}, port {})", self.identity, self.port)
+    }
+}
+
+impl Shared {
+    /// The state of a server that begins now.
+    pub(crate) fn new(options: crate::server::ServerOptions, port: u16, pace: Pace, shutdown: Shutdown) -> Self {
+        Self {
+            identity: options.identity,
+            trust: options.trust,
+            store: options.store,
+            alias: options.alias,
+            transient: options.transient,
+            port,
+            accept: options.accept,
+            approver: options.approver,
+            clock: options.clock,
+            events: Events::new(options.events),
+            quota: options.quota,
+            reserve_bytes: options.reserve_bytes,
+            pace,
+            allowance: Allowance::new(&options.state_folder),
+            connections: Connections::default(),
+            shutdown,
+            sessions: Mutex::default(),
+            pairing: Mutex::new(Pairing::new(options.accept)),
+            once: Mutex::default(),
+            creating: Mutex::default(),
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            changed: watch::Sender::new(0),
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    /// What this device says about itself.
+    pub(crate) fn announcement(&self) -> Announcement {
+        Announcement::of_this_device(self.alias.clone(), self.identity.fingerprint(), self.port, self.transient)
+    }
+
+    /// What sources are told to keep to.
+    pub(crate) fn session_limits() -> SessionLimits {
+        SessionLimits {
+            max_upload_bytes: crate::model::limits::MAX_UPLOAD_BYTES,
+            max_ids: crate::model::limits::MAX_MISSING_IDS,
+            parallel_calls: PARALLEL_CALLS,
+        }
+    }
+
+    /// The sessions; not to be held across an await.
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pairing machine; not to be held across an await.
+    pub(crate) fn pairing(&self) -> MutexGuard<'_, Pairing<Exchange>> {
+        self.pairing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while a device's repository is looked for and made, so that two calls at once do not make two. Blocking.
+    pub(crate) fn creating(&self) -> MutexGuard<'_, ()> {
+        self.creating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that no other question or session of this server has.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Lets everybody who waits look again.
+    pub(crate) fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// What `look` finds, as soon as it does; `None` after `limit`, or when the server stops. Cancel-safe.
+    pub(crate) async fn wait_for<T>(&self, limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut changes = self.changed.subscribe();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            changes.borrow_and_update();
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep_until(deadline) => return None,
+                () = self.shutdown.stopped() => return None,
+            }
+        }
+    }
+
+    /// Puts a question to the person.
+    pub(crate) fn ask(&self, question: Question) -> oneshot::Receiver<crate::server::approval::Decision> {
+        let (request, answer) = ApprovalRequest::new(self.next_number(), question);
+        self.approver.ask(request);
+        answer
+    }
+
+    /// Remembers that a person said yes, once, to what a device wants to back up right after pairing.
+    pub(crate) fn accept_once(&self, device: Fingerprint, set: SetName) {
+        let now = self.clock.instant();
+        let mut once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+        once.retain(|(_, _, at)| now.saturating_duration_since(*at) <= ONCE_LIMIT);
+        once.push((device, set, now));
+    }
+
+    /// Whether a backup of this set needs no question any more.
+    pub(crate) fn is_settled(&self, trust: &Trust, set: &SetName) -> bool {
+        let now = self.clock.instant();
+        let once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted_once = once.iter().any(|(device, accepted, at)| {
+            *device == trust.fingerprint && accepted == set && now.saturating_duration_since(*at) <= ONCE_LIMIT
+        });
+        self.accept == AcceptMode::Paired || trust.sets.contains(set) || accepted_once
+    }
+
+    /// Begins a call of a session; it ends with the value.
+    pub(crate) fn begin_call(
+        self: &Arc<Self>,
+        id: SessionId,
+        device: Fingerprint,
+        want: Use,
+    ) -> Result<CallUnderWay, ApiError> {
+        let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
+        let mut under_way = CallUnderWay { shared: self.clone(), session, repository: None, bytes: 0 };
+        under_way.repository = self.store.repository(&repository);
+        Ok(under_way)
+    }
+
+    /// A place among the transfers under way; 503 when none is free for long.
+    pub(crate) async fn transfer(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = tokio::time::timeout(TRANSFER_WAIT, self.transfers.clone().acquire_owned()).await;
+        let busy = || ApiError::busy("too many transfers at once");
+        permit.map_err(|_| busy())?.map_err(|_| busy())
+    }
+
+    /// Ends everything that a device has under way, after it was unpaired.
+    pub(crate) fn end_everything_of(&self, device: Fingerprint) {
+        for session in self.sessions().forget_device(device) {
+            self.events.send(ServerEvent::SessionEnded(session.summary()));
+        }
+        self.once.lock().unwrap_or_else(PoisonError::into_inner).retain(|(d, _, _)| *d != device);
+        if let Some(closed) = self.pairing().forget_device(device) {
+            self.events.send(ServerEvent::PinGone { fingerprint: closed.asker.fingerprint, paired: false });
+        }
+        self.connections.kill(device);
+        self.wake();
+    }
+}
+
+/// A call of a session under way.
+#[derive(Debug)]
+pub(crate) struct CallUnderWay {
+    shared: Arc<Shared>,
+    /// The session as it was when the call began.
+    pub(crate) session: Session,
+    repository: Option<Arc<Repository>>,
+    bytes: u64,
+}
+
+impl CallUnderWay {
+    /// The repository of the session.
+    pub(crate) fn repository(&self) -> Result<Arc<Repository>, ApiError> {
+        self.repository.clone().ok_or_else(|| ApiError::not_found("the repository is not there any more"))
+    }
+
+    /// Bytes moved.
+    pub(crate) fn moved(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.shared.events.progress(ServerEvent::Moved { number: self.session.number, bytes });
+    }
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.shared.sessions().end_call(self.session.id, self.bytes, self.shared.clock.instant());
+    }
+}
+
+/// Runs blocking work; 500 when it panics.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::failed().caused_by(error))?
+}

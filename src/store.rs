@@ -1,0 +1,301 @@
+//! The store: where a receiver keeps the repositories of the devices that back up to it. Blocking; no async but in
+//! [`local_vault`].
+//!
+//! The promise: when [`Repository::commit`] has returned, the snapshot and everything it needs survive a power cut; before
+//! that, nothing of it shows. It rests on an order: packs, then index, then record, each durable before the next one names it.
+//! `docs/store-format.md` is normative for what lies on disk.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
+//! | [`layout`] | what objects are called, numbers of the format |
+//! | [`pack`], [`pack_writer`], [`pending`], [`packs`] | packs: bytes, writing, waiting to be durable, reading |
+//! | [`index`] | which chunk is in which pack: a cache |
+//! | [`records`], [`stream`] | snapshots, and whether everything is there that one needs |
+//! | [`owner_log`] | whose a repository is |
+//! | [`repository`] | all of that together |
+//! | [`recovery`] | what opening finds after a crash |
+//! | [`local_vault`] | a repository for the engines |
+
+pub mod error;
+pub mod folder_shelf;
+mod index;
+pub mod layout;
+pub mod local_vault;
+pub mod owner_log;
+pub mod pack;
+pub mod pack_writer;
+mod packs;
+mod pending;
+mod records;
+pub mod recovery;
+pub mod repository;
+pub mod shelf;
+mod stream;
+
+use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
+use crate::platform::clock::Clock;
+use crate::platform::durable::{self, Access};
+use crate::platform::lock::Lock;
+use crate::platform::{fs, random};
+use crate::signer::SigningKey;
+use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
+use crate::store::repository::Config;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use error::{Error, Result};
+pub use folder_shelf::FolderShelf;
+pub use local_vault::LocalVault;
+pub use pack_writer::PackWriter;
+pub use recovery::RecoveryReport;
+pub use repository::Repository;
+
+/// `store.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoreFile {
+    format: u32,
+    id: String,
+}
+
+/// Puts something between a repository and its folder; tests use it to watch and to break.
+pub type Wrap = dyn Fn(FolderShelf) -> Arc<dyn shelf::Shelf> + Send + Sync;
+
+/// A store, open. Clones belong together; several processes may have the same one open.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: PathBuf,
+    id: uuid::Uuid,
+    clock: Arc<dyn Clock>,
+    signer: SigningKey,
+    wrap: Box<Wrap>,
+    repositories: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    open: BTreeMap<RepositoryId, Arc<Repository>>,
+    /// Not tried again while this process lives.
+    unusable: BTreeSet<RepositoryId>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.inner.folder.display())
+    }
+}
+
+impl Store {
+    /// Opens the store in `folder`, or makes one there, and puts right what a crash has left. `signer` is this device's key,
+    /// which signs owner logs.
+    pub fn open_or_create(folder: &Path, clock: Arc<dyn Clock>, signer: SigningKey) -> Result<(Self, RecoveryReport)> {
+        Self::open_wrapped(folder, clock, signer, Box::new(|shelf| Arc::new(shelf)))
+    }
+
+    /// The same with something between each repository and its folder.
+    pub fn open_wrapped(
+        folder: &Path,
+        clock: Arc<dyn Clock>,
+        signer: SigningKey,
+        wrap: Box<Wrap>,
+    ) -> Result<(Self, RecoveryReport)> {
+        let repositories = folder.join(REPOSITORIES);
+        fs::create_private_dir_all(&repositories)?;
+        let _locked = Lock::exclusive(&folder.join(STORE_LOCK))?;
+        let path = folder.join(STORE_FILE);
+        let id = if fs::metadata_if_there(&path)?.is_some() {
+            let text = load::<StoreFile>(&path)?.id;
+            text.parse().map_err(|_| Error::damaged(&path.display(), &"its id is not one"))?
+        } else {
+            let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
+            save(&path, &StoreFile { format: FORMAT, id: id.to_string() })?;
+            // The store's folder may be new itself.
+            if let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) {
+                fs::sync_dir(above)?;
+            }
+            id
+        };
+        let repositories = Mutex::default();
+        let inner = Inner { folder: folder.to_owned(), id, clock, signer, wrap, repositories };
+        let mut report = RecoveryReport::default();
+        inner.scan(&mut inner.known(), &mut report)?;
+        Ok((Self { inner: Arc::new(inner) }, report))
+    }
+
+    /// Names this store for ever.
+    pub fn id(&self) -> uuid::Uuid {
+        self.inner.id
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// Bytes that can still be written to the disk it lies on.
+    pub fn free_bytes(&self) -> Result<u64> {
+        Ok(fs::free_bytes(&self.inner.folder)?)
+    }
+
+    /// All repositories, those that another process has made meanwhile included.
+    pub fn repositories(&self) -> Vec<Arc<Repository>> {
+        self.inner.refresh();
+        self.inner.known().open.values().cloned().collect()
+    }
+
+    /// One repository.
+    pub fn repository(&self, id: &RepositoryId) -> Option<Arc<Repository>> {
+        if let Some(repository) = self.inner.known().open.get(id) {
+            return Some(Arc::clone(repository));
+        }
+        self.inner.refresh();
+        self.inner.known().open.get(id).cloned()
+    }
+
+    /// The repository that belongs to a device now; the one it came to own last, should there be several.
+    pub fn owned_by(&self, owner: &Fingerprint) -> Option<Arc<Repository>> {
+        newest_owned(self.repositories(), owner)
+    }
+
+    /// Makes a repository for a device, or returns the one it has.
+    pub fn create_repository(&self, owner: Fingerprint, signer: &str, alias: Alias) -> Result<Arc<Repository>> {
+        let inner = &self.inner;
+        let _locked = Lock::exclusive(&inner.folder.join(STORE_LOCK))?;
+        let mut known = inner.known();
+        inner.scan(&mut known, &mut RecoveryReport::default())?;
+        if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
+            return Ok(repository);
+        }
+        let id = RepositoryId::from_random(random::bytes());
+        let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
+        fs::create_private_dir_all(&folder)?;
+        fs::sync_dir(&inner.folder.join(REPOSITORIES))?;
+        let (shelf, _) = FolderShelf::open(&folder)?;
+        let at = inner.clock.now();
+        let config = Config::new(id, at);
+        let event = OwnerEvent::Create { fingerprint: owner, signer: signer.to_owned(), alias, at };
+        let shelf = (inner.wrap)(shelf);
+        owner_log::OwnerLog::open(id, Arc::clone(&shelf), inner.signer.clone())?.append(event)?;
+        // The config comes last: a folder without one is not a repository yet.
+        let json = serde_json::to_vec_pretty(&config).map_err(|error| Error::Refused(error.to_string()))?;
+        shelf.put(&layout::config(), &json)?;
+        let (clock, key) = (Arc::clone(&inner.clock), inner.signer.clone());
+        let repository = Repository::open(&folder, config, shelf, clock, key, &mut RecoveryReport::default())?;
+        let repository = Arc::new(repository);
+        known.open.insert(id, Arc::clone(&repository));
+        Ok(repository)
+    }
+
+    /// The repositories that a person may have meant: by an alias of its owner (whatever the case), or by the beginning of
+    /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
+    pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
+        let lower = text.to_lowercase();
+        let matches = |repository: &Arc<Repository>| {
+            let by_id = text.len() >= 4 && repository.id().to_string().starts_with(&lower);
+            by_id
+                || repository.owner_log().iter().any(|event| {
+                    event.fingerprint().begins_with(text)
+                        || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
+                })
+        };
+        self.repositories().into_iter().filter(matches).collect()
+    }
+}
+
+fn newest_owned(repositories: Vec<Arc<Repository>>, owner: &Fingerprint) -> Option<Arc<Repository>> {
+    let since = |repository: &Repository| match repository.owner_log().pop() {
+        Some(OwnerEvent::Create { at, .. } | OwnerEvent::Adopt { at, .. } | OwnerEvent::Rotate { at, .. }) => Some(at),
+        None => None,
+    };
+    repositories
+        .into_iter()
+        .filter(|repository| repository.owner() == *owner)
+        .max_by_key(|repository| since(repository))
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.repositories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens what another process has made meanwhile.
+    fn refresh(&self) {
+        let result = self.scan(&mut self.known(), &mut RecoveryReport::default());
+        if let Err(error) = result {
+            tracing::error!(error = &error as &dyn std::error::Error, "the repositories cannot be listed");
+        }
+    }
+
+    /// Opens every repository that is not open yet.
+    fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
+        let all = self.folder.join(REPOSITORIES);
+        for name in fs::read_dir(&all)? {
+            let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
+            if known.open.contains_key(&id) || known.unusable.contains(&id) {
+                continue;
+            }
+            match self.open(&all.join(name), id, report) {
+                Ok(repository) => {
+                    known.open.extend(repository.map(|repository| (id, Arc::new(repository))));
+                }
+                Err(error @ Error::NewerFormat { .. }) => return Err(error),
+                // One bad repository does not hide the others.
+                Err(error) => {
+                    tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
+                    known.unusable.insert(id);
+                    report.unusable_repositories.push((id.to_string(), error.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` for a folder that is not a repository yet: its making was interrupted, or goes on in another process.
+    fn open(&self, folder: &Path, id: RepositoryId, report: &mut RecoveryReport) -> Result<Option<Repository>> {
+        let path = folder.join(layout::config().as_str());
+        if fs::metadata_if_there(&path)?.is_none() {
+            let used = fs::metadata_if_there(&folder.join(layout::packs().as_str()))?.is_some();
+            return if used { Err(Error::damaged(&"config.json", &"it is gone")) } else { Ok(None) };
+        }
+        let config: Config = load(&path)?;
+        if config.id != id {
+            return Err(Error::damaged(&"config.json", &"it belongs to another repository"));
+        }
+        let (shelf, stale) = FolderShelf::open(folder)?;
+        let shelf = (self.wrap)(shelf);
+        if let Err(error) = recovery::rescue(stale, &*shelf, report) {
+            // Most likely the disk is full: reading must be possible all the same.
+            tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "what a crash left could not be saved");
+        }
+        let (clock, key) = (Arc::clone(&self.clock), self.signer.clone());
+        Repository::open(folder, config, shelf, clock, key, report).map(Some)
+    }
+}
+
+/// Reads a file of JSON with a `format`, which comes first: of a newer format nothing else is looked at.
+fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = fs::read(path)?;
+    let damaged = |error: serde_json::Error| Error::damaged(&path.display(), &error);
+    let Format { format: found } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if found > FORMAT {
+        return Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT });
+    }
+    serde_json::from_slice(&bytes).map_err(damaged)
+}
+
+fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let json = serde_json::to_vec_pretty(value).map_err(|error| Error::Refused(error.to_string()))?;
+    Ok(durable::save(path, Access::Private, &json)?)
+}

@@ -1,0 +1,200 @@
+//! The shelf that is a folder: one file for each object, drafts in a staging folder of this process.
+//!
+//! Each process has a staging folder of its own, locked while it lives. What lies in one whose lock is free was left by a
+//! crash, and [`recovery`](crate::store::recovery) looks through it. Making such a folder and looking for old ones happen
+//! under one lock, so that a new folder is never taken for an old one.
+
+use crate::platform::durable::{Access, Staged};
+use crate::platform::fs::{self, OpenFile};
+use crate::platform::lock::Lock;
+use crate::platform::random;
+use crate::platform::{Context, Result};
+use crate::store::layout::{LOCKS, ObjectName, STAGING};
+use crate::store::shelf::{Draft, Object, Shelf};
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The file in a staging folder that its process holds locked.
+const STAGING_LOCK: &str = "lock";
+
+/// Objects as files below one folder.
+#[derive(Debug)]
+pub struct FolderShelf {
+    folder: PathBuf,
+    staging: Staging,
+    /// Folders that are known to survive a power cut, because this process has synced the ones above them.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl FolderShelf {
+    /// A shelf in `folder`, which must exist, and the staging folders that dead processes left there.
+    pub fn open(folder: &Path) -> Result<(Self, Vec<StaleStaging>)> {
+        let all = folder.join(STAGING);
+        let locks = folder.join(LOCKS);
+        fs::create_private_dir_all(&all)?;
+        fs::create_private_dir_all(&locks)?;
+        let _scanning = Lock::exclusive(&locks.join(STAGING))?;
+        let mut stale = Vec::new();
+        for name in fs::read_dir(&all)? {
+            let folder = all.join(name);
+            // A process that ends deletes its own folder meanwhile; then there is no lock to take any more.
+            let Ok(Some(lock)) = Lock::try_exclusive(&folder.join(STAGING_LOCK)) else { continue };
+            stale.push(StaleStaging { folder, _lock: lock });
+        }
+        let own = all.join(format!("{:016x}", u64::from_le_bytes(random::bytes())));
+        fs::create_dir(&own)?;
+        let lock = Lock::exclusive(&own.join(STAGING_LOCK))?;
+        let staging = Staging { folder: own, _lock: lock };
+        Ok((Self { folder: folder.to_owned(), staging, durable: Arc::default() }, stale))
+    }
+
+    fn path(&self, name: &ObjectName) -> PathBuf {
+        self.folder.join(name.as_str())
+    }
+
+    fn walk(&self, name: &str, found: &mut Vec<ObjectName>) -> Result<()> {
+        let entries = match fs::read_dir(&self.folder.join(name)) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            // What no object can be called is not ours, and is left alone.
+            let Some(child) = entry.to_str().and_then(|e| ObjectName::parse(&format!("{name}/{e}"))) else { continue };
+            match fs::metadata_if_there(&self.path(&child))? {
+                Some(metadata) if metadata.is_dir() => self.walk(child.as_str(), found)?,
+                Some(metadata) if metadata.is_file() => found.push(child),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A staging folder that a dead process left; locked, so that only one process looks through it.
+#[derive(Debug)]
+pub struct StaleStaging {
+    folder: PathBuf,
+    _lock: Lock,
+}
+
+impl StaleStaging {
+    /// What was being written when the process died.
+    pub fn drafts(&self) -> Result<Vec<OpenFile>> {
+        let mut names = fs::read_dir(&self.folder)?;
+        names.retain(|name| name != STAGING_LOCK);
+        names.iter().map(|name| OpenFile::open(&self.folder.join(name))).collect()
+    }
+
+    /// Deletes it with all that is in it.
+    pub fn discard(self) -> Result<()> {
+        fs::remove_dir_all(&self.folder)
+    }
+}
+
+impl Shelf for FolderShelf {
+    fn draft(&self) -> Result<Box<dyn Draft>> {
+        let staged = Staged::create_in(&self.staging.folder, Access::Private)?;
+        let (folder, durable) = (self.folder.clone(), Arc::clone(&self.durable));
+        Ok(Box::new(FileDraft { staged, folder, durable }))
+    }
+
+    fn open(&self, name: &ObjectName) -> Result<Arc<dyn Object>> {
+        Ok(Arc::new(OpenFile::open(&self.path(name))?))
+    }
+
+    fn list(&self, folder: &ObjectName) -> Result<Vec<ObjectName>> {
+        let mut found = Vec::new();
+        self.walk(folder.as_str(), &mut found)?;
+        found.sort();
+        Ok(found)
+    }
+
+    fn confirm(&self, names: &[ObjectName]) -> Result<()> {
+        let folders: HashSet<_> =
+            names.iter().filter_map(|name| self.path(name).parent().map(Path::to_owned)).collect();
+        for folder in folders {
+            ensure(&self.durable, &self.folder, &folder)?;
+            fs::sync_dir(&folder)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<()> {
+        let path = self.path(name);
+        fs::remove_file(&path)?;
+        path.parent().map_or(Ok(()), fs::sync_dir)
+    }
+}
+
+/// Makes `folder` and those above it, up to `root`, and makes them survive a power cut; once for each in a process.
+fn ensure(durable: &Mutex<HashSet<PathBuf>>, root: &Path, folder: &Path) -> Result<()> {
+    let known =
+        |durable: &Mutex<HashSet<PathBuf>>| durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
+    let Some(above) = folder.parent().filter(|_| folder != root) else { return Ok(()) };
+    if known(durable) {
+        return Ok(());
+    }
+    ensure(durable, root, above)?;
+    fs::create_private_dir_all(folder)?;
+    // Another process may have made it just now and not synced yet: so whoever uses it first, syncs.
+    fs::sync_dir(above)?;
+    durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    Ok(())
+}
+
+#[derive(Debug)]
+struct FileDraft {
+    staged: Staged,
+    folder: PathBuf,
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl Draft for FileDraft {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.staged.write_all(bytes).context("write", self.staged.path())
+    }
+
+    fn object(&self) -> Result<Arc<dyn Object>> {
+        Ok(Arc::new(self.staged.reader()?))
+    }
+
+    fn keep(self: Box<Self>, name: &ObjectName) -> Result<()> {
+        let target = self.folder.join(name.as_str());
+        if let Some(folder) = target.parent() {
+            ensure(&self.durable, &self.folder, folder)?;
+        }
+        let replaces = fs::metadata_if_there(&target)?.is_some();
+        let kept = self.staged.commit_as(&target);
+        if kept.is_err() && !replaces {
+            // It may have its name already, with only the folder's sync failed: nobody may come to rely on it.
+            let _ = fs::remove_file(&target);
+        }
+        kept
+    }
+}
+
+impl Object for OpenFile {
+    fn length(&self) -> Result<u64> {
+        Self::length(self)
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        Self::read_at(self, offset, length)
+    }
+}
+
+/// This process's staging folder; gone when the last user is.
+#[derive(Debug)]
+struct Staging {
+    folder: PathBuf,
+    _lock: Lock,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be deleted now is found by the next one who opens the store.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,270 @@
+//! The index: which chunk lies in which pack. A cache, rebuilt from the packs' trailers whenever it is doubted.
+//!
+//! The rules: it names durable packs only; deleting it or flipping any bit in it costs time and nothing else. So every
+//! question goes through [`Index::ask`], which builds the index anew when the answer shows damage, and an answer "not there"
+//! that matters is given only after [`Index::doubt`] has looked at everything.
+//!
+//! Several processes share one file (WAL). One that builds it anew deletes it and makes another; the others notice by the
+//! file's identity and open that.
+
+pub(crate) mod table;
+
+use crate::model::{ChunkId, PackId};
+use crate::platform::fs;
+use crate::platform::lock::Lock;
+use crate::store::error::{Error, Result};
+use crate::store::index::table::{PackRows, Place, Trouble};
+use crate::store::layout::{self, INDEX_FILE, LOCKS};
+use crate::store::pack::Trailer;
+use crate::store::shelf::Shelf;
+use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A full look at the index is not repeated sooner: otherwise whoever asks for chunks that do not exist would buy one with
+/// each question.
+const DOUBT_PAUSE: Duration = Duration::from_mins(10);
+/// Packs added in one transaction while the index is built.
+const PACKS_PER_TRANSACTION: usize = 256;
+
+/// A pack that is durable, with what the index has to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexedPack {
+    pub(crate) id: PackId,
+    pub(crate) bytes: u64,
+    /// Offset and length of the block that holds each chunk.
+    pub(crate) chunks: HashMap<ChunkId, (u64, u64)>,
+}
+
+impl IndexedPack {
+    /// What a trailer says, for the index.
+    pub(crate) fn of(id: PackId, bytes: u64, trailer: &Trailer) -> Self {
+        let mut chunks = HashMap::new();
+        for block in &trailer.blocks {
+            for chunk in &block.header.chunks {
+                chunks.entry(chunk.id).or_insert((block.offset, block.length()));
+            }
+        }
+        Self { id, bytes, chunks }
+    }
+}
+
+/// What [`Index::reconcile`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reconciled {
+    /// Packs that the index did not know.
+    pub(crate) added: u64,
+    /// Packs that the index knew and that are not there any more.
+    pub(crate) vanished: Vec<PackId>,
+    /// Packs whose trailer cannot be read, and why.
+    pub(crate) unreadable: Vec<(PackId, String)>,
+    /// The index was damaged or absent and was built anew.
+    pub(crate) rebuilt: bool,
+}
+
+/// The index of one repository.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    lock: PathBuf,
+    shelf: Arc<dyn Shelf>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<Open>,
+    checked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    identity: Option<(u64, u64)>,
+    version: i64,
+    packs: PackRows,
+}
+
+impl Index {
+    /// The index in `folder` of the packs on `shelf`, in agreement with them.
+    pub(crate) fn open(folder: &Path, shelf: Arc<dyn Shelf>) -> Result<(Self, Reconciled)> {
+        let lock = folder.join(LOCKS).join("index");
+        let index = Self { path: folder.join(INDEX_FILE), lock, shelf, state: Mutex::default() };
+        let absent = fs::metadata_if_there(&index.path)?.is_none();
+        let mut reconciled = index.reconcile()?;
+        reconciled.rebuilt |= absent && reconciled.added > 0;
+        Ok((index, reconciled))
+    }
+
+    /// Where each of `ids` lies; `None` for those that no durable pack is known to hold.
+    pub(crate) fn find(&self, ids: &[ChunkId]) -> Result<Vec<Option<Place>>> {
+        self.ask(|open| table::find(&mut open.connection, &mut open.packs, ids)).map(|(places, _)| places)
+    }
+
+    /// Adds packs, which must be durable.
+    pub(crate) fn add(&self, packs: &[IndexedPack]) -> Result<()> {
+        self.ask(|open| add(open, packs)).map(|_| ())
+    }
+
+    /// Bytes of all packs.
+    pub(crate) fn stored_bytes(&self) -> Result<u64> {
+        self.ask(|open| Ok(open.packs.values().map(|pack| pack.bytes).sum())).map(|(sum, _)| sum)
+    }
+
+    /// Looks at the whole index and at the list of packs because something that should be there is not. Returns whether
+    /// asking again makes sense. Not more often than [`DOUBT_PAUSE`] says.
+    pub(crate) fn doubt(&self, now: Instant) -> Result<bool> {
+        if self.state().checked.is_some_and(|at| now.saturating_duration_since(at) < DOUBT_PAUSE) {
+            return Ok(false);
+        }
+        let ((), rebuilt) = self.ask(|open| table::check(&mut open.connection))?;
+        let reconciled = self.reconcile()?;
+        self.state().checked = Some(now);
+        if rebuilt || reconciled != Reconciled::default() {
+            tracing::warn!(?reconciled, rebuilt, "the index did not agree with the packs");
+        }
+        Ok(rebuilt || reconciled.rebuilt || reconciled.added > 0)
+    }
+
+    /// Makes the index agree with the list of packs: forgets those that are gone, adds those it does not know.
+    pub(crate) fn reconcile(&self) -> Result<Reconciled> {
+        // The rows first, the list after: a pack is there before its row, so one that another process adds meanwhile is not
+        // taken for one that is gone.
+        let (known, rebuilt) = self.ask(|open| Ok(open.packs.clone()))?;
+        let mut result = Reconciled { rebuilt, ..Reconciled::default() };
+        let names = self.shelf.list(&layout::packs())?;
+        let listed: HashSet<PackId> = names.iter().filter_map(layout::pack_id).collect();
+        let gone: Vec<i64> = known.iter().filter(|(_, pack)| !listed.contains(&pack.id)).map(|(n, _)| *n).collect();
+        if !gone.is_empty() {
+            result.vanished = gone.iter().map(|number| known[number].id).collect();
+            self.ask(|open| forget(open, &gone, &result.vanished))?;
+        }
+        let known: HashSet<PackId> = known.values().map(|pack| pack.id).collect();
+        let mut new: Vec<PackId> = listed.difference(&known).copied().collect();
+        new.sort();
+        self.shelf.confirm(&new.iter().map(layout::pack).collect::<Vec<_>>())?;
+        for ids in new.chunks(PACKS_PER_TRANSACTION) {
+            let packs = self.read_trailers(ids, &mut result.unreadable)?;
+            result.added += packs.len() as u64;
+            self.add(&packs)?;
+        }
+        Ok(result)
+    }
+
+    fn read_trailers(&self, ids: &[PackId], bad: &mut Vec<(PackId, String)>) -> Result<Vec<IndexedPack>> {
+        let mut packs = Vec::with_capacity(ids.len());
+        for id in ids {
+            let object = match self.shelf.open(&layout::pack(id)) {
+                Err(error) if error.is_not_found() => continue,
+                other => other?,
+            };
+            match Trailer::of(*id, &*object) {
+                Ok((trailer, length)) => packs.push(IndexedPack::of(*id, length, &trailer)),
+                // One bad pack, or one bad sector, does not hide the others.
+                Err(error) => bad.push((*id, error.to_string())),
+            }
+        }
+        Ok(packs)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a question to an open and current index; builds the index anew once when that shows damage. Also says whether
+    /// it was.
+    fn ask<T>(&self, mut question: impl FnMut(&mut Open) -> Result<T, Trouble>) -> Result<(T, bool)> {
+        let mut state = self.state();
+        let first = self.current(&mut state).and_then(&mut question);
+        let reason = match first {
+            Ok(answer) => return Ok((answer, false)),
+            Err(Trouble::Fatal(error)) => return Err(Error::Index(Box::new(error))),
+            Err(Trouble::Corrupt(reason)) => reason,
+        };
+        tracing::warn!(path = %self.path.display(), reason, "the index is damaged and is built anew");
+        self.rebuild(&mut state)?;
+        match self.current(&mut state).and_then(&mut question) {
+            Ok(answer) => Ok((answer, true)),
+            Err(Trouble::Fatal(error)) => Err(Error::Index(Box::new(error))),
+            Err(Trouble::Corrupt(reason)) => Err(Error::Index(reason.into())),
+        }
+    }
+
+    /// The open index, opened (again) and its list of packs read (again) when somebody else changed it.
+    fn current<'a>(&self, state: &'a mut State) -> Result<&'a mut Open, Trouble> {
+        let identity = fs::file_identity(&self.path).ok().flatten();
+        if state.open.as_ref().is_none_or(|open| open.identity != identity) {
+            if state.open.take().is_some() && identity.is_none() {
+                return Err(Trouble::Corrupt("it was deleted".to_owned()));
+            }
+            let locked = Lock::exclusive(&self.lock).map_err(|error| Trouble::Corrupt(error.to_string()))?;
+            let connection = table::open(&self.path)?;
+            let identity = fs::file_identity(&self.path).ok().flatten();
+            drop(locked);
+            let version = table::data_version(&connection)?;
+            let packs = table::packs(&connection)?;
+            state.open = Some(Open { connection, identity, version, packs });
+        }
+        let Some(open) = &mut state.open else { return Err(Trouble::Corrupt("it is not open".to_owned())) };
+        let version = table::data_version(&open.connection)?;
+        if version != open.version {
+            open.packs = table::packs(&open.connection)?;
+            open.version = version;
+        }
+        Ok(open)
+    }
+
+    /// Deletes the file and makes another with all packs. The lock keeps two processes from doing so at once.
+    fn rebuild(&self, state: &mut State) -> Result<()> {
+        state.open = None;
+        {
+            let _locked = Lock::exclusive(&self.lock)?;
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                fs::remove_file(&self.path.with_file_name(format!("{INDEX_FILE}{suffix}")))?;
+            }
+        }
+        let failed = |trouble| match trouble {
+            Trouble::Fatal(error) => Error::Index(Box::new(error)),
+            Trouble::Corrupt(reason) => Error::Index(reason.into()),
+        };
+        let mut ids: Vec<PackId> = self.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
+        ids.sort();
+        self.shelf.confirm(&ids.iter().map(layout::pack).collect::<Vec<_>>())?;
+        for ids in ids.chunks(PACKS_PER_TRANSACTION) {
+            let mut bad = Vec::new();
+            let packs = self.read_trailers(ids, &mut bad)?;
+            for (pack, reason) in bad {
+                tracing::error!(%pack, reason, "a pack cannot be read");
+            }
+            self.current(state).and_then(|open| add(open, &packs)).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+fn add(open: &mut Open, packs: &[IndexedPack]) -> Result<(), Trouble> {
+    let transaction = table::write(&mut open.connection)?;
+    let mut rows = Vec::with_capacity(packs.len());
+    for pack in packs {
+        rows.extend(table::add(&transaction, pack.id, pack.bytes, &pack.chunks)?);
+    }
+    transaction.commit()?;
+    // Own changes do not show in the data version.
+    open.packs.extend(rows);
+    Ok(())
+}
+
+fn forget(open: &mut Open, numbers: &[i64], ids: &[PackId]) -> Result<(), Trouble> {
+    let transaction = table::write(&mut open.connection)?;
+    for number in numbers {
+        // The numbers are of a moment ago; after a rebuild they would mean other packs.
+        if open.packs.get(number).is_some_and(|pack| ids.contains(&pack.id)) {
+            table::drop_pack(&transaction, *number)?;
+        }
+    }
+    transaction.commit()?;
+    open.packs = table::packs(&open.connection)?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What objects are called, and the numbers of the on-disk format. `docs/store-format.md` is normative.
+//!
+//! An object's name is made of parts that hold only lower-case letters, digits, `-` and `.`, and never begin with a dot. No
+//! part ever comes from a peer as it is: a set's name becomes a hash, everything else is a number or a hash already.
+
+use crate::model::digest::to_hex;
+use crate::model::limits::MAX_UPLOAD_BYTES;
+use crate::model::{PackId, SetName, SnapshotId};
+use std::fmt;
+
+/// The format of stores and repositories that this version reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// First bytes of a pack.
+pub const PACK_MAGIC: &[u8; 8] = b"LBPACK01";
+/// Last bytes of a pack.
+pub const TRAILER_MAGIC: &[u8; 8] = b"LBTRAIL1";
+/// What follows the trailer: its length (4), its BLAKE3 (32), [`TRAILER_MAGIC`].
+pub const FOOTER_BYTES: usize = 44;
+/// Blocks of one pack, headers and stored bytes: one upload, always; a pack can be held in memory to be checked.
+pub const MAX_PACK_BLOCK_BYTES: u64 = MAX_UPLOAD_BYTES;
+/// A whole pack: no block header is longer than its block, so the trailer at most doubles it.
+pub const MAX_PACK_BYTES: u64 = 3 * MAX_PACK_BLOCK_BYTES;
+
+/// The file of a store that says that it is one.
+pub const STORE_FILE: &str = "store.json";
+/// The folder of a store in which its repositories lie.
+pub const REPOSITORIES: &str = "repositories";
+/// Taken exclusively while repositories are created or opened.
+pub const STORE_LOCK: &str = "lock";
+/// The index of a repository: a cache, no object.
+pub const INDEX_FILE: &str = "index.sqlite";
+/// Where the locks of a repository lie.
+pub const LOCKS: &str = "locks";
+/// Where drafts lie until they have a name.
+pub const STAGING: &str = "staging";
+
+/// The name of an object: checked, relative, harmless.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// Takes a name whose parts are between slashes; `None` when it breaks the rule.
+    pub fn parse(text: &str) -> Option<Self> {
+        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+        let part_ok = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(legal);
+        // 200 bytes hold the longest name there is (a record's, 154) with room.
+        (text.len() <= 200 && text.split('/').all(part_ok)).then(|| Self(text.to_owned()))
+    }
+
+    fn made(text: String) -> Self {
+        debug_assert!(Self::parse(&text).is_some(), "{text}");
+        Self(text)
+    }
+
+    /// The name with its slashes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What follows the last slash.
+    pub fn last(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The parameters of a repository.
+pub fn config() -> ObjectName {
+    ObjectName::made("config.json".to_owned())
+}
+
+/// All packs.
+pub fn packs() -> ObjectName {
+    ObjectName::made("packs".to_owned())
+}
+
+/// One pack.
+pub fn pack(id: &PackId) -> ObjectName {
+    let hex = id.to_string();
+    ObjectName::made(format!("packs/{}/{hex}", &hex[..2]))
+}
+
+/// The pack behind a name; `None` for anything that [`pack`] does not make.
+pub fn pack_id(name: &ObjectName) -> Option<PackId> {
+    let id = name.last().parse().ok()?;
+    (pack(&id) == *name).then_some(id)
+}
+
+/// All events of the owner log.
+pub fn owners() -> ObjectName {
+    ObjectName::made("owners".to_owned())
+}
+
+/// One event of the owner log; the first has number 1.
+pub fn owner(number: u64) -> ObjectName {
+    ObjectName::made(format!("owners/{number:06}.json"))
+}
+
+/// All records.
+pub fn records() -> ObjectName {
+    ObjectName::made("records".to_owned())
+}
+
+/// All records of one set.
+pub fn records_of(set: &SetName) -> ObjectName {
+    let key = blake3::hash(set.as_str().as_bytes());
+    ObjectName::made(format!("records/{}", to_hex(key.as_bytes())))
+}
+
+/// One record. Sequence numbers have ten digits, so that names sort as numbers do.
+pub fn record(set: &SetName, sequence: u64, id: &SnapshotId) -> ObjectName {
+    ObjectName::made(format!("{}/{sequence:010}-{id}", records_of(set)))
+}
+
+/// Sequence and id behind a record's name.
+pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
+    let (sequence, id) = name.last().split_once('-')?;
+    (sequence.len() == 10).then_some(())?;
+    Some((sequence.parse().ok()?, id.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_folder_or_hide_are_refused() {
+        for bad in ["", "/", "a//b", "/a", "a/", "..", "a/../b", ".a", "a/.b", "A", "a b", "a\0", "a\\b", "é"] {
+            assert_eq!(ObjectName::parse(bad), None, "{bad:?}");
+        }
+        assert!(ObjectName::parse(&"a".repeat(201)).is_none());
+    }
+
+    #[test]
+    fn names_are_read_as_they_were_made() {
+        let id = PackId::from_bytes([0xab; 32]);
+        assert_eq!(pack_id(&pack(&id)), Some(id));
+        assert_eq!(pack_id(&ObjectName::parse(&format!("packs/ac/{id}")).unwrap()), None);
+        let set: SetName = "Üben/..".replace("/..", "").parse().unwrap();
+        let snapshot = SnapshotId::from_bytes([1; 32]);
+        let name = record(&set, 42, &snapshot);
+        assert_eq!(record_parts(&name), Some((42, snapshot)));
+        assert!(ObjectName::parse(name.as_str()).is_some());
+        assert!(record(&set, 9, &snapshot) < record(&set, 10, &snapshot));
+    }
+}

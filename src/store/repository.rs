@@ -1,0 +1,290 @@
+//! A repository: everything that one owner device keeps in one store.
+
+use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
+use crate::model::{
+    Alias, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, RepositoryId, RepositoryParameters, SetName,
+    SignedRecord, SnapshotId, SnapshotInfo,
+};
+use crate::model::{Block, Receipt, Record};
+use crate::platform::clock::Clock;
+use crate::platform::lock::Lock;
+use crate::signer::{self, SigningKey};
+use crate::store::error::{Error, Result};
+use crate::store::index::Index;
+use crate::store::layout::{FORMAT, LOCKS};
+use crate::store::owner_log::{self, OwnerLog};
+use crate::store::pack_writer::PackWriter;
+use crate::store::packs::Packs;
+use crate::store::pending::Pending;
+use crate::store::records::Records;
+use crate::store::recovery::RecoveryReport;
+use crate::store::shelf::Shelf;
+use crate::store::stream;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// Ids that one answer [`Error::Missing`] names at most: as many as one `missing` request asks for.
+pub const MISSING_ANSWER: usize = crate::model::limits::MAX_MISSING_IDS;
+/// Receipt, signature and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
+const RECEIPT_ROOM: usize = 1024;
+
+/// `config.json` of a repository.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Config {
+    pub(crate) format: u32,
+    pub(crate) id: RepositoryId,
+    pub(crate) chunker: ChunkerParameters,
+    /// How ids are made: always `blake3` in this version.
+    pub(crate) hash: String,
+    /// For encrypted repositories, of which this version makes none.
+    pub(crate) key_slots: Vec<serde_json::Value>,
+    pub(crate) created: Timestamp,
+}
+
+impl Config {
+    pub(crate) fn new(id: RepositoryId, created: Timestamp) -> Self {
+        let chunker = ChunkerParameters::STANDARD;
+        Self { format: FORMAT, id, chunker, hash: "blake3".to_owned(), key_slots: Vec::new(), created }
+    }
+}
+
+/// One repository, open. Its methods block; any number of threads may call them.
+#[derive(Debug)]
+pub struct Repository {
+    config: Config,
+    folder: PathBuf,
+    packs: Arc<Packs>,
+    records: Records,
+    owners: OwnerLog,
+    syncer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Repository {
+    /// Opens the repository in `folder` whose objects lie on `shelf`.
+    pub(crate) fn open(
+        folder: &Path,
+        config: Config,
+        shelf: Arc<dyn Shelf>,
+        clock: Arc<dyn Clock>,
+        key: SigningKey,
+        report: &mut RecoveryReport,
+    ) -> Result<Self> {
+        let id = config.id;
+        let owners = OwnerLog::open(id, Arc::clone(&shelf), key)?;
+        if owners.is_foreign() {
+            report.foreign_owner_logs.push(id);
+        }
+        let (index, reconciled) = Index::open(folder, Arc::clone(&shelf))?;
+        report.add_index(reconciled);
+        let records = Records::new(id, Arc::clone(&shelf));
+        let bad = records.all()?.bad;
+        report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
+        let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
+        Ok(Self { config, folder: folder.to_owned(), packs, records, owners, syncer: Mutex::default() })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> RepositoryId {
+        self.config.id
+    }
+
+    /// What a source has to know before it cuts the first chunk.
+    pub fn parameters(&self) -> RepositoryParameters {
+        RepositoryParameters { id: self.config.id, chunker: self.config.chunker }
+    }
+
+    /// When it was created, by this device's clock.
+    pub fn created(&self) -> Timestamp {
+        self.config.created
+    }
+
+    /// Whose it was and is, first to last.
+    pub fn owner_log(&self) -> Vec<OwnerEvent> {
+        self.owners.events()
+    }
+
+    /// The device that it belongs to now.
+    pub fn owner(&self) -> Fingerprint {
+        // A log without any event is not opened, so the zeros are never seen.
+        owner_log::owner(&self.owners.events()).unwrap_or(Fingerprint::from_bytes([0; 32]))
+    }
+
+    /// What its owner called itself when it became that.
+    pub fn alias(&self) -> Alias {
+        owner_log::alias(&self.owners.events()).unwrap_or_else(|| Alias::new(""))
+    }
+
+    /// The keys (hex) whose records count here, oldest first.
+    pub fn signers(&self) -> Vec<String> {
+        self.owners.events().iter().map(|event| event.signer().to_owned()).collect()
+    }
+
+    /// Adds to the owner log: another device continues this repository, or its owner has changed keys.
+    pub fn append_owner(&self, event: OwnerEvent) -> Result<()> {
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        self.owners.append(event)
+    }
+
+    /// Those of `ids` (any number) that are not here, in their order. What is not durable yet counts as here; a commit makes
+    /// sure.
+    pub fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        self.packs.missing(ids)
+    }
+
+    /// Begins a pack. Several may be written at once.
+    pub fn begin_pack(&self) -> Result<PackWriter> {
+        let mut syncer = self.syncer.lock().unwrap_or_else(PoisonError::into_inner);
+        if syncer.is_none() {
+            let packs = Arc::clone(&self.packs);
+            let thread = thread::Builder::new().name("store-sync".to_owned());
+            let handle = thread.spawn(move || packs.sync_until_closed());
+            let handle = crate::platform::Context::context(handle, "start a thread for", &self.folder)?;
+            *syncer = Some(handle);
+        }
+        drop(syncer);
+        PackWriter::begin(Arc::clone(&self.packs))
+    }
+
+    /// Delivers blocks that together hold all of `ids`, each once, in an order that is kind to the packs, until `each` says
+    /// break. They may hold other chunks, too. Not checked: whoever decodes them checks them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] before the first block when a chunk is not here; [`Error::Chunk`] names what is damaged.
+    pub fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
+        self.packs.read_blocks(ids, each)
+    }
+
+    /// All snapshots that can be read, by set and sequence. What cannot be read is logged and does not hide the others.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        let all = self.records.all()?;
+        for (name, error) in &all.bad {
+            tracing::error!(%name, error = error as &dyn std::error::Error, "a record cannot be read");
+        }
+        Ok(all.good.iter().map(|kept| kept.info.clone()).collect())
+    }
+
+    /// One snapshot.
+    pub fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
+        Ok(self.records.all()?.find(id).map(|kept| kept.info.clone()))
+    }
+
+    /// The newest snapshot of a set.
+    pub fn head(&self, set: &SetName) -> Result<Option<SnapshotInfo>> {
+        Ok(self.records.all()?.head(set)?.map(|kept| kept.info.clone()))
+    }
+
+    /// Makes a snapshot exist: checks the record and every chunk that it needs, makes all of that durable, then the record
+    /// with a receipt that says that `from` brought it. When this has returned, the snapshot survives a power cut. The same
+    /// record again answers what is there.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] names what must be sent (again), [`Error::Stale`] the head that a record must follow.
+    pub fn commit(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
+        let record = self.check_record(signed)?;
+        let id = signer::snapshot_id(signed);
+        // A record that cannot come next is refused before the long part; who came next meanwhile is seen after it.
+        if let Some(there) = self.follows(&record, id)? {
+            return Ok(there);
+        }
+        let _prune = Lock::shared(&self.lock("prune"))?;
+        self.packs.pending.drain();
+        let mut missing = stream::missing(&self.packs, &record)?;
+        if !missing.is_empty() && self.packs.index.doubt(self.packs.clock.instant())? {
+            missing = stream::missing(&self.packs, &record)?;
+        }
+        if !missing.is_empty() {
+            return Err(Error::Missing(missing));
+        }
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        if let Some(there) = self.follows(&record, id)? {
+            return Ok(there);
+        }
+        let now = self.packs.clock.now();
+        let after_last = self.records.all()?.last_receipt().map(|last| {
+            // At the end of time all receipts are equal; nobody will mind.
+            last.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX)
+        });
+        let received_at = after_last.map_or(now, |after| now.max(after));
+        let receipt = Receipt { record: id, received_at, from };
+        Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
+    }
+
+    /// Waits until everything that was finished before is durable.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`] when packs were thrown away since the last call: their chunks are missing again.
+    pub fn sync(&self) -> Result<()> {
+        self.packs.pending.drain();
+        match self.packs.pending.take_lost() {
+            0 => Ok(()),
+            lost => Err(Error::NotDurable(lost)),
+        }
+    }
+
+    /// Bytes of all packs, those that are not durable yet included.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
+    }
+
+    fn lock(&self, name: &str) -> PathBuf {
+        self.folder.join(LOCKS).join(name)
+    }
+
+    /// Everything about a record that can be checked without looking at chunks.
+    fn check_record(&self, signed: &SignedRecord) -> Result<Record> {
+        let refuse = |text: &str| Err(Error::Refused(text.to_owned()));
+        if signed.record.len() + signed.signature.len() + RECEIPT_ROOM > MAX_RECORD_BYTES {
+            return Err(Error::TooLarge { what: "a record", limit: (MAX_RECORD_BYTES - RECEIPT_ROOM) as u64 });
+        }
+        if signed.record.contains(['\n', '\r']) {
+            return refuse("it is not on one line");
+        }
+        let record = signer::open_record(signed)?;
+        if record.repository != self.config.id {
+            return refuse("it belongs to another repository");
+        }
+        if !self.signers().contains(&record.signer) {
+            return Err(Error::UnknownSigner);
+        }
+        if record.roots.len() > MAX_SET_ROOTS {
+            return refuse("it has more than 256 roots");
+        }
+        if record.totals.entries > MAX_MANIFEST_ENTRIES {
+            return refuse("it has more than 5,000,000 entries");
+        }
+        stream::check_shape(&record)?;
+        Ok(record)
+    }
+
+    /// Whether the record comes next in its chain; the snapshot, durable, when it was committed before.
+    fn follows(&self, record: &Record, id: SnapshotId) -> Result<Option<SnapshotInfo>> {
+        let all = self.records.all()?;
+        if let Some(kept) = all.find(&id) {
+            self.records.confirm(kept)?;
+            return Ok(Some(kept.info.clone()));
+        }
+        let head = all.head(&record.set)?;
+        let expected = head.as_ref().map_or((None, 1), |head| (Some(head.info.id), head.record.sequence + 1));
+        if (record.previous, record.sequence) == expected {
+            Ok(None)
+        } else {
+            Err(Error::Stale(head.map(|head| Box::new(head.info.clone()))))
+        }
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        self.packs.pending.close();
+        let syncer = self.syncer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(syncer) = syncer {
+            // A syncer that panicked has abandoned its queue and said so in the log.
+            let _ = syncer.join();
+        }
+    }
+}
