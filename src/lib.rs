@@ -7,6 +7,7 @@
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
 //! | 3 | [`protocol`] |
+//! | 5 | [`discovery`] |
 
 pub mod model;
 
@@ -18,3 +19,5 @@ pub mod signer;
 pub mod vault;
 
 pub mod protocol;
+
+pub mod discovery;

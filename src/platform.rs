@@ -11,10 +11,12 @@
 //! | [`random`] | the system's random source |
 //! | [`shutdown`] | the one stop signal |
 //! | [`resources`] | open files and cores |
+//! | [`interfaces`] | network interfaces and the arithmetic of their subnets |
 
 pub mod clock;
 pub mod durable;
 pub mod fs;
+pub mod interfaces;
 pub mod lock;
 pub mod random;
 pub mod resources;
