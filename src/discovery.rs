@@ -28,6 +28,8 @@ mod scan;
 pub mod selector;
 mod socket;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use crate::discovery::state::State;
 use crate::model::limits::DEFAULT_PORT;

@@ -103,7 +103,9 @@ async fn by_name(state: &State, selector: &Selector, wait: Duration) -> Found {
             }
             Ok(()) = changes.changed() => {}
             _ = again.tick() => {
-                failed.drain().for_each(|address| { asked.remove(&address); });
+                for address in failed.drain() {
+                    asked.remove(&address);
+                }
                 state.request_burst();
             }
         }

@@ -20,7 +20,7 @@ const MAX_CLAIMS_OF_A_SOURCE: usize = 16;
 /// A text that stands for a fingerprint where there is no TLS; LocalSend makes some 40 characters.
 const MAX_SPOKEN_ID_BYTES: usize = 128;
 /// A device unseen for this long is not here any more.
-pub const SEEN_FOR: Duration = Duration::from_secs(5 * 60);
+pub const SEEN_FOR: Duration = Duration::from_mins(5);
 /// A transient one listens only while a command runs.
 pub const TRANSIENT_SEEN_FOR: Duration = Duration::from_secs(45);
 
@@ -301,5 +301,172 @@ fn device(key: &Key, entry: &Entry) -> Device {
         kind: entry.kind,
         addresses: seen.iter().map(|seen| seen.address).collect(),
         transient: seen.iter().all(|seen| seen.transient),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn print(byte: u8) -> Fingerprint {
+        Fingerprint::from_bytes([byte; 32])
+    }
+
+    fn print_of(number: u32) -> Fingerprint {
+        Fingerprint::from_bytes(std::array::from_fn(|i| number.to_be_bytes()[i % 4]))
+    }
+
+    fn says(alias: &str, fingerprint: Fingerprint) -> Announcement {
+        Announcement::of_this_device(Alias::new(alias), fingerprint, 53317, false)
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn registry() -> (Registry, Instant) {
+        (Registry::new(Some(print(0))), Instant::now())
+    }
+
+    fn aliases(devices: &[Device]) -> Vec<&str> {
+        devices.iter().map(|device| device.alias.as_str()).collect()
+    }
+
+    #[test]
+    fn this_device_never_lists_itself() {
+        let (mut registry, now) = registry();
+        assert!(!registry.claim(&says("me", print(0)), at("10.0.0.1:1"), now));
+        assert_eq!(registry.prove(&says("me", print(0)), Some(print(0)), at("10.0.0.1:1"), now), Ok(None));
+        let lower = Announcement { fingerprint: print(0).to_string().to_lowercase(), ..says("me", print(0)) };
+        assert!(registry.is_own(&lower));
+        assert_eq!(registry.devices(now), []);
+    }
+
+    #[test]
+    fn two_devices_of_one_alias_are_both_kept_and_the_proved_one_comes_first() {
+        let (mut registry, now) = registry();
+        assert!(registry.claim(&says("nas", print(1)), at("10.0.0.1:1"), now));
+        assert!(!registry.claim(&says("nas", print(1)), at("10.0.0.1:1"), now), "the same again is no news");
+        registry.prove(&says("nas", print(2)), Some(print(2)), at("10.0.0.2:1"), now).unwrap();
+        let devices = registry.devices(now);
+        assert_eq!(devices.iter().map(|d| d.fingerprint.unwrap()).collect::<Vec<_>>(), [print(2), print(1)]);
+        assert_eq!(aliases(&registry.unproved(now)), ["nas"]);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_the_named_one_proves_nothing() {
+        let (mut registry, now) = registry();
+        assert_eq!(registry.prove(&says("nas", print(1)), Some(print(2)), at("10.0.0.1:1"), now), Err(Mismatch));
+        assert_eq!(registry.devices(now), []);
+        registry.claim(&says("nas", print(1)), at("10.0.0.1:1"), now);
+        registry.deny(&print(1), at("10.0.0.1:1"));
+        assert_eq!(registry.devices(now), [], "who was denied its only address is gone");
+    }
+
+    #[test]
+    fn claims_never_change_what_is_proved() {
+        let (mut registry, now) = registry();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.1:1"), now).unwrap();
+        let forged = Announcement { lan_backup: None, ..says("evil", print(1)) };
+        for port in 1..100 {
+            registry.claim(&forged, SocketAddr::from(([10, 0, 0, 66], port)), now + SECOND);
+        }
+        for host in 1..100 {
+            registry.claim(&forged, SocketAddr::from(([10, 0, 1, host], 1)), now + SECOND);
+        }
+        let [device] = <[Device; 1]>::try_from(registry.devices(now + SECOND)).unwrap();
+        assert_eq!((device.alias.as_str(), device.kind), ("nas", DeviceKind::LanBackup));
+        assert_eq!(device.addresses[0], at("10.0.0.1:1"));
+        assert!(device.addresses.len() <= MAX_ADDRESSES);
+        let proved = registry.proved_since(now, now + SECOND);
+        assert_eq!(proved[0].addresses, [at("10.0.0.1:1")], "what is proved has proved addresses only");
+        assert_eq!(registry.proved_since(now + SECOND, now + SECOND), []);
+    }
+
+    #[test]
+    fn a_paired_device_is_not_talked_down_to_localsend() {
+        let (mut registry, now) = registry();
+        registry.know(print(1), Alias::new("nas"), None);
+        let forged = Announcement { lan_backup: None, ..says("nas", print(1)) };
+        registry.claim(&forged, at("10.0.0.1:1"), now);
+        assert_eq!(registry.devices(now)[0].kind, DeviceKind::LanBackup);
+        let plain = Announcement { protocol: "http".into(), ..says("nas", print(1)) };
+        registry.claim(&plain, at("10.0.0.2:1"), now);
+        let named: Vec<_> = registry.devices(now).into_iter().filter(|d| d.fingerprint == Some(print(1))).collect();
+        assert_eq!(named.len(), 1, "without TLS there is no fingerprint");
+        assert_eq!(named[0].addresses, [at("10.0.0.1:1")]);
+    }
+
+    #[test]
+    fn newest_address_comes_first_and_transient_ones_last() {
+        let (mut registry, now) = registry();
+        let transient = Announcement::of_this_device(Alias::new("nas"), print(1), 9, true);
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.1:1"), now).unwrap();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.2:1"), now + SECOND).unwrap();
+        registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SECOND * 2).unwrap();
+        let device = registry.devices(now + SECOND * 2).remove(0);
+        assert_eq!(device.addresses, [at("10.0.0.2:1"), at("10.0.0.1:1"), at("10.0.0.1:9")]);
+        assert!(!device.transient);
+        registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SEEN_FOR + SECOND).unwrap();
+        assert!(registry.devices(now + SEEN_FOR + SECOND).remove(0).transient);
+    }
+
+    #[test]
+    fn who_is_not_seen_any_more_is_not_here() {
+        let (mut registry, now) = registry();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.1:1"), now).unwrap();
+        let transient = Announcement::of_this_device(Alias::new("cli"), print(2), 9, true);
+        registry.prove(&transient, Some(print(2)), at("10.0.0.2:9"), now).unwrap();
+        assert_eq!(aliases(&registry.devices(now + Duration::from_secs(44))), ["cli", "nas"]);
+        assert_eq!(aliases(&registry.devices(now + TRANSIENT_SEEN_FOR)), ["nas"]);
+        assert_eq!(aliases(&registry.devices(now + SEEN_FOR)), [""; 0]);
+    }
+
+    #[test]
+    fn a_flood_of_claims_is_bounded_and_leaves_what_is_proved() {
+        let (mut registry, now) = registry();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.1:1"), now).unwrap();
+        registry.claim(&says("phone", print(2)), at("10.0.0.2:1"), now);
+        for number in 1000..3000 {
+            registry.claim(&says("x", print_of(number)), at("10.0.0.66:1"), now + SECOND);
+        }
+        let devices = registry.devices(now + SECOND);
+        assert_eq!(devices.len(), 2 + MAX_CLAIMS_OF_A_SOURCE);
+        assert!(aliases(&devices).contains(&"phone"), "a loud source costs only its own claims");
+        for number in 3000..6000_u32 {
+            let [_, _, high, low] = number.to_be_bytes();
+            registry.claim(&says("x", print_of(number)), SocketAddr::from(([10, 1, high, low], 1)), now + SECOND);
+        }
+        assert_eq!(registry.devices(now + SECOND).len(), MAX_DEVICES);
+        assert_eq!(registry.devices(now + SECOND)[0].alias.as_str(), "nas");
+    }
+
+    #[test]
+    fn when_all_are_proved_the_oldest_stranger_makes_room_and_paired_ones_stay() {
+        let (mut registry, now) = registry();
+        let from = |number: u32| SocketAddr::from((number.to_be_bytes(), 1));
+        registry.know(print_of(1000), Alias::new("paired"), None);
+        for number in 1000..1000 + MAX_DEVICES as u32 + 10 {
+            let later = now + Duration::from_millis(u64::from(number));
+            registry.prove(&says("d", print_of(number)), Some(print_of(number)), from(number), later).unwrap();
+        }
+        let devices = registry.devices(now + SECOND * 2);
+        assert_eq!(devices.len(), MAX_DEVICES);
+        let has = |number| devices.iter().any(|device| device.fingerprint == Some(print_of(number)));
+        assert!(has(1000) && !has(1001) && has(1000 + MAX_DEVICES as u32 + 9));
+    }
+
+    #[test]
+    fn a_device_without_tls_is_listed_without_a_fingerprint() {
+        let (mut registry, now) = registry();
+        let plain =
+            Announcement { protocol: "http".into(), fingerprint: "some-random-id".into(), ..says("old", print(1)) };
+        registry.prove(&plain, None, at("10.0.0.1:1"), now).unwrap();
+        let device = registry.devices(now).remove(0);
+        assert_eq!((device.fingerprint, device.kind), (None, DeviceKind::LocalSend));
+        let endless = Announcement { fingerprint: "x".repeat(MAX_SPOKEN_ID_BYTES + 1), ..plain };
+        assert_eq!(registry.prove(&endless, None, at("10.0.0.2:1"), now), Err(Mismatch));
     }
 }

@@ -105,10 +105,10 @@ fn plan(state: &State, extent: Extent) -> (ScanReport, Vec<(Option<usize>, Socke
 
 async fn question(state: &State, address: SocketAddr) -> Reply {
     match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
-        Err(_) => return Reply::Silent,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Reply::Refused,
-        Ok(Err(_)) => return Reply::Silent,
         Ok(Ok(stream)) => drop(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Reply::Refused,
+        // No time left, or no way there: nobody is there.
+        Ok(Err(_)) | Err(_) => return Reply::Silent,
     }
     let paired = state.registry().known().any(|(_, _, addresses)| addresses.contains(&address));
     match ask(state, address, if paired { NATIVE } else { ANYBODY }, None).await {

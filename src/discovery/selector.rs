@@ -4,6 +4,7 @@
 //! (decoration, two devices may share one), the beginning of a fingerprint, or the short code. Ways of fitting are not
 //! ranked against each other, because both aliases and short prefixes are cheap to forge: what fits twice is asked back.
 
+use crate::model::text::clean;
 use crate::model::{Alias, Device, Fingerprint, ParseError, ShortCode};
 use crate::platform::interfaces::Interface;
 use std::fmt;
@@ -148,14 +149,14 @@ impl fmt::Display for Selector {
         match self {
             Self::Address(place) => place.fmt(f),
             Self::Fingerprint(fingerprint) => fingerprint.fmt(f),
-            Self::Name(name) => f.write_str(&crate::model::text::clean(name)),
+            Self::Name(name) => f.write_str(&clean(name)),
         }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let zone = self.zone.iter().map(|zone| format!("%{}", crate::model::text::clean(zone))).collect::<String>();
+        let zone = self.zone.as_deref().map_or_else(String::new, |zone| format!("%{}", clean(zone)));
         match (self.ip, self.port) {
             (IpAddr::V4(ip), None) => write!(f, "{ip}"),
             (IpAddr::V4(ip), Some(port)) => write!(f, "{ip}:{port}"),
