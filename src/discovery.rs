@@ -208,6 +208,12 @@ impl DiscoveryHandle {
         announcer::announce(&self.state).await;
     }
 
+    /// Calls the listed devices that nobody proved yet: each proves itself, or goes when somebody else answers in its
+    /// place, or stays as what a datagram spoke of. For when a person looks at the list; nothing heard leads here.
+    pub async fn prove(&self) {
+        finder::prove(&self.state).await;
+    }
+
     /// Asks the last known addresses and then every address of the subnets, and returns when all is done: about three
     /// seconds for a /24. Answers are listed as they come.
     pub async fn scan(&self) -> ScanReport {

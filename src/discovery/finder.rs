@@ -23,6 +23,8 @@ const SCAN_AFTER: Duration = Duration::from_secs(1);
 const NAMESAKE_GRACE: Duration = Duration::from_millis(400);
 /// Who did not answer is asked again, and hello said again, this often.
 const AGAIN_EVERY: Duration = Duration::from_secs(4);
+/// Longest time for proving a whole list: a flood of forged claims is not waited for.
+const PROVE_LIMIT: Duration = Duration::from_secs(3);
 /// Calls under way at once: a few addresses of a few devices.
 const MAX_CALLS: usize = 16;
 
@@ -37,6 +39,29 @@ pub(crate) async fn find(state: &State, selector: &Selector, wait: Duration) -> 
             }
         } => found,
     }
+}
+
+/// Calls every device that is listed and not proved.
+pub(crate) async fn prove(state: &State) {
+    let unproved = state.registry().unproved(state.now());
+    let questions = unproved.into_iter().filter_map(|device| {
+        let address = *device.addresses.first()?;
+        Some((address, ways_to(&device), device.fingerprint))
+    });
+    let calls =
+        futures_util::stream::iter(questions).for_each_concurrent(MAX_CALLS, async |(address, ways, claimed)| {
+            ask(state, address, ways, claimed).await;
+        });
+    tokio::select! {
+        () = state.shutdown.stopped() => {}
+        () = tokio::time::sleep(PROVE_LIMIT) => {}
+        () = calls => {}
+    }
+}
+
+fn ways_to(device: &Device) -> &'static [Way] {
+    // Of a LocalSend app it is not remembered whether it speaks TLS.
+    if device.kind == DeviceKind::LanBackup { NATIVE } else { &ANYBODY[1..] }
 }
 
 async fn at_place(state: &State, place: &Place, wait: Duration) -> Found {
@@ -122,7 +147,7 @@ fn candidates(state: &State, selector: &Selector) -> Vec<(SocketAddr, &'static [
         }
     }
     for device in selector.among(&state.devices()) {
-        let ways = if device.kind == DeviceKind::LanBackup { NATIVE } else { &ANYBODY[1..] };
+        let ways = ways_to(&device);
         candidates.extend(device.addresses.iter().map(|address| (*address, ways, device.fingerprint)));
     }
     candidates

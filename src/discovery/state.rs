@@ -135,9 +135,11 @@ impl State {
 
     pub(crate) fn report(&self) -> Report {
         let interfaces = self.links().report();
-        let unreachable = self.registry().unproved(self.now()).into_iter().take(MAX_FAILURES).map(Unreachable::from);
-        let unreachable = unreachable.collect();
+        let unproved = self.registry().unproved(self.now());
         let tally = self.tally();
+        let was_called =
+            |device: &Device| tally.failures.iter().any(|failure| device.addresses.contains(&failure.address));
+        let unreachable = unproved.into_iter().filter(was_called).map(Unreachable::from).collect();
         Report {
             interfaces,
             datagrams: tally.datagrams,

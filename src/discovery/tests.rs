@@ -261,7 +261,11 @@ async fn an_answer_by_datagram_is_only_recorded() {
     forger().send_to(&serde_json::to_vec(&says("quiet", 9, 3000)).unwrap(), group(port)).unwrap();
     until(&node, "it is listed", lists(9)).await;
     assert_eq!(net.calls(), []);
-    assert_eq!(node.handle.report().unreachable[0].alias, "quiet");
+    node.handle.prove().await;
+    assert_eq!(node.handle.report().unreachable[0].alias, "quiet", "when a person looks, it is called");
+    net.put(SocketAddr::new(LOCALHOST, 3000), says("quiet", 9, 3000), Some(print(66)));
+    node.handle.prove().await;
+    assert_eq!(node.handle.devices(), [], "and goes when somebody else answers");
 }
 
 #[tokio::test]

@@ -36,9 +36,10 @@ pub fn list() -> io::Result<Vec<Interface>> {
     Ok(found.into_iter().filter(is_up).map(Interface::from).collect())
 }
 
-/// Loopback and tunnels have no carrier to report and say `Unknown`.
+/// Up with a carrier. Unix systems have a flag for that, and `Unknown` means that it is not set; on Windows it means what
+/// it says, and tunnels say it.
 fn is_up(interface: &if_addrs::Interface) -> bool {
-    matches!(interface.oper_status, if_addrs::IfOperStatus::Up | if_addrs::IfOperStatus::Unknown)
+    interface.is_oper_up() || (cfg!(windows) && interface.oper_status == if_addrs::IfOperStatus::Unknown)
 }
 
 impl From<if_addrs::Interface> for Interface {
