@@ -13,12 +13,14 @@
 //! | [`random`] | the system's random source |
 //! | [`shutdown`] | the one stop signal |
 //! | [`resources`] | open files and cores |
+//! | [`interfaces`] | network interfaces and the arithmetic of their subnets |
 
 pub mod attributes;
 pub mod clock;
 pub mod durable;
 pub mod fs;
 pub mod lines;
+pub mod interfaces;
 pub mod lock;
 pub mod random;
 pub mod resources;
