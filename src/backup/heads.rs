@@ -1,6 +1,7 @@
 //! The snapshots this source has committed last, so that a receiver that lost or rolled one back is caught.
 
-use crate::model::{RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::model::snapshot::Root;
+use crate::model::{Fingerprint, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use crate::platform::durable::{self, Access};
 use crate::platform::{Context, Result, fs};
 use crate::signer;
@@ -14,6 +15,8 @@ pub struct Head {
     pub snapshot: SnapshotId,
     /// Its place in the chain.
     pub sequence: u64,
+    /// The roots that it was made of.
+    pub roots: Vec<Root>,
 }
 
 /// What the receiver's list says about the head that is remembered.
@@ -46,6 +49,23 @@ impl Heads {
     pub fn new(folder: &Path) -> Result<Self> {
         fs::create_private_dir_all(folder)?;
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// The repository that this device writes to at another device, as far as remembered.
+    pub fn repository_at(&self, device: &Fingerprint) -> Result<Option<RepositoryId>> {
+        let bytes = fs::read_if_there(&self.folder.join(format!("{device}.repository")))?;
+        Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))
+    }
+
+    /// Remembers the repository at another device.
+    pub fn save_repository_at(&self, device: &Fingerprint, repository: RepositoryId) -> Result<()> {
+        let path = self.folder.join(format!("{device}.repository"));
+        durable::save(&path, Access::Private, repository.to_string().as_bytes())
+    }
+
+    /// Forgets the repository at another device; what was committed there stays remembered.
+    pub fn forget(&self, device: &Fingerprint) -> Result<()> {
+        fs::remove_file(&self.folder.join(format!("{device}.repository")))
     }
 
     fn path(&self, repository: RepositoryId, set: &SetName) -> PathBuf {
@@ -83,5 +103,71 @@ pub fn check(remembered: Option<Head>, set: &SetName, listed: &[SnapshotInfo]) -
         Verdict::RolledBack { remembered, newest }
     } else {
         Verdict::Replaced { remembered }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Alias, Changes, Receipt, Record, Stream, Totals};
+    use crate::signer::SigningKey;
+    use jiff::Timestamp;
+
+    fn listed(sequences: std::ops::RangeInclusive<u64>) -> Vec<SnapshotInfo> {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let snapshot = |sequence| {
+            let empty = Stream { length: 0, depth: 0, ids: Vec::new() };
+            let record = Record {
+                format: 1,
+                repository: RepositoryId::from_random([1; 16]),
+                set: "docs".parse().unwrap(),
+                roots: Vec::new(),
+                sequence,
+                previous: None,
+                manifest: empty.clone(),
+                refs: empty,
+                totals: Totals::default(),
+                changes: Changes::default(),
+                source_time: Timestamp::UNIX_EPOCH,
+                device: Alias::new("x"),
+                signer: key.public(),
+                tag: None,
+            };
+            let signed = key.sign_record(&record);
+            let id = signer::snapshot_id(&signed);
+            let from = Fingerprint::from_bytes([0; 32]);
+            SnapshotInfo { id, signed, receipt: Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from } }
+        };
+        sequences.map(snapshot).collect()
+    }
+
+    #[test]
+    fn a_head_that_is_gone_or_replaced_is_noticed() {
+        let set = "docs".parse().unwrap();
+        let all = listed(1..=5);
+        let head = Head { snapshot: all[3].id, sequence: 4, roots: Vec::new() };
+        assert_eq!(check(None, &set, &all), Verdict::Fine);
+        assert_eq!(check(Some(head.clone()), &set, &all), Verdict::Fine);
+        let rolled = Verdict::RolledBack { remembered: head.clone(), newest: 3 };
+        assert_eq!(check(Some(head.clone()), &set, &all[..3]), rolled);
+        let mut without = all.clone();
+        without.remove(3);
+        assert_eq!(check(Some(head.clone()), &set, &without), Verdict::Replaced { remembered: head });
+    }
+
+    #[test]
+    fn heads_and_repositories_are_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let heads = Heads::new(folder.path()).unwrap();
+        let (repository, set) = (RepositoryId::from_random([1; 16]), "docs".parse().unwrap());
+        let device = Fingerprint::from_bytes([2; 32]);
+        assert_eq!(heads.load(repository, &set).unwrap(), None);
+        let head = Head { snapshot: listed(1..=1)[0].id, sequence: 1, roots: Vec::new() };
+        heads.save(repository, &set, &head).unwrap();
+        heads.save_repository_at(&device, repository).unwrap();
+        assert_eq!(heads.load(repository, &set).unwrap(), Some(head));
+        assert_eq!(heads.repository_at(&device).unwrap(), Some(repository));
+        heads.forget(&device).unwrap();
+        assert_eq!(heads.repository_at(&device).unwrap(), None);
     }
 }

@@ -1,0 +1,25 @@
+//! What a device does as a whole: serving others, and its own backups and restores from finding the other device to
+//! remembering the result. Nothing here prints or prompts; faces watch through a `Monitor`, a `PinSource` and events.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`context`] | this device: home, identity, trust, name |
+//! | [`service`] | server, discovery and control socket under one shutdown |
+//! | [`control`] | the socket by which commands speak to a running `serve` |
+//! | [`locate`] | the device that a person named, and a way to call it |
+//! | [`join`] | pairing with it, when that has not been done |
+//! | [`send`] | a backup, from end to end |
+//! | [`retrieve`] | a repository on another device or here, opened for reading |
+//! | [`error`] | everything that can go wrong, with its code and what to do |
+
+pub mod context;
+pub mod control;
+pub mod error;
+pub mod join;
+pub mod locate;
+pub mod retrieve;
+pub mod send;
+pub mod service;
+
+pub use context::Context;
+pub use error::{Error, Result};

@@ -1,0 +1,205 @@
+//! Everything that can go wrong in a command, with a stable code for programs and a next step for people.
+
+use crate::vault;
+use crate::{backup, client, config, discovery, identity, platform, restore, server, store};
+use std::error::Error as _;
+
+/// What stopped a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Settings or folders.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The identity or the trust store.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// A call to another device.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// The backup engine.
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
+    /// The restore engine.
+    #[error(transparent)]
+    Restore(#[from] restore::Error),
+    /// The vault, outside an engine.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The store on this device.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Finding devices.
+    #[error(transparent)]
+    Discovery(#[from] discovery::Error),
+    /// Serving others.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The disk, outside all of these.
+    #[error(transparent)]
+    Platform(#[from] platform::Error),
+    /// Nobody of that name answers.
+    #[error("there is no device `{name}` here")]
+    UnknownDevice {
+        /// As it was typed.
+        name: String,
+        /// What was tried, in lines for people.
+        tried: String,
+    },
+    /// Several devices fit the name.
+    #[error("several devices fit `{name}`: {}", devices.join(", "))]
+    Ambiguous {
+        /// As it was typed.
+        name: String,
+        /// Alias and fingerprint of each.
+        devices: Vec<String>,
+    },
+    /// The device is no lan-backup.
+    #[error("`{0}` runs a LocalSend app, which can neither keep backups nor give them back")]
+    NotLanBackup(String),
+    /// Wrong use of a command, beyond what the parser of the command line sees.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// The port is in use.
+    #[error("port {port} is in use on this machine")]
+    PortTaken {
+        /// Which.
+        port: u16,
+    },
+    /// No `serve` runs with this home.
+    #[error("no `lan-backup serve` runs with this home")]
+    NotRunning,
+    /// A running `serve` said no.
+    #[error("{message}")]
+    Refused {
+        /// Its code.
+        code: String,
+        /// Its sentence.
+        message: String,
+        /// Its hint.
+        hint: Option<String>,
+    },
+    /// The user stopped it.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What commands give.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wrong use, with a next step.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Whether the user stopped it.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Backup(backup::Error::Stopped) | Self::Restore(restore::Error::Stopped))
+    }
+
+    /// The chain of errors in one sentence.
+    pub fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            // Transparent errors give the same words again.
+            let words = error.to_string();
+            if !text.ends_with(&words) {
+                text.push_str(": ");
+                text.push_str(&words);
+            }
+            source = error.source();
+        }
+        text
+    }
+
+    /// A stable name for programs.
+    pub fn code(&self) -> String {
+        let code = match self {
+            Self::Client(error) => error.code(),
+            Self::Vault(error) | Self::Backup(backup::Error::Vault(error)) | Self::Restore(restore::Error::Vault(error)) => {
+                vault_code(error)
+            }
+            Self::Backup(backup::Error::Roots(_)) => "bad-path",
+            Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => "bad-pattern",
+            Self::Restore(restore::Error::Selection(_)) => "no-such-snapshot",
+            Self::Restore(restore::Error::Target(error)) if is_full(error) => "disk-full",
+            Self::Config(_) => "config",
+            Self::Identity(_) => "identity",
+            Self::Store(store::Error::NewerFormat { .. }) => "newer-format",
+            Self::Store(_) => "store",
+            Self::UnknownDevice { .. } => "unknown-device",
+            Self::Ambiguous { .. } => "ambiguous-device",
+            Self::NotLanBackup(_) => "not-lan-backup",
+            Self::Usage { .. } => "usage",
+            Self::PortTaken { .. } => "port-taken",
+            Self::NotRunning => "not-running",
+            Self::Refused { code, .. } => return code.clone(),
+            Self::Platform(error) if error.is_full() => "disk-full",
+            error if error.is_stopped() => "stopped",
+            _ => "failed",
+        };
+        code.to_owned()
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Client(error) => return error.hint(),
+            Self::Identity(error) => return error.hint(),
+            Self::Server(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
+            Self::Usage { hint, .. } | Self::Refused { hint, .. } => return hint.clone(),
+            Self::Vault(error) | Self::Backup(backup::Error::Vault(error)) | Self::Restore(restore::Error::Vault(error)) => {
+                return vault_hint(error).map(str::to_owned);
+            }
+            Self::UnknownDevice { tried, .. } => {
+                let first = "start `lan-backup serve` there, or give its address (192.168.1.7) instead of its name";
+                return Some(if tried.is_empty() { first.to_owned() } else { format!("{first}\n{tried}") });
+            }
+            Self::Ambiguous { .. } => "name it by the beginning of its fingerprint, or by its address",
+            Self::NotLanBackup(_) => "install lan-backup there, or pick another device: `lan-backup devices`",
+            Self::PortTaken { .. } => "is another `serve` or a LocalSend app running? `--port 0` takes a free port",
+            Self::NotRunning => "start it: `lan-backup serve`",
+            Self::Restore(restore::Error::Selection(_)) => "`lan-backup snapshots DEVICE` lists what is there",
+            Self::Restore(restore::Error::Target(error)) if is_full(error) => {
+                "make space, or choose another --to; what is restored already is kept and not fetched again"
+            }
+            Self::Platform(error) if error.is_full() => "make space and run it again; nothing was lost",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn vault_code(error: &vault::Error) -> &'static str {
+    match error {
+        vault::Error::Missing(_) => "missing-chunks",
+        vault::Error::Stale(_) => "stale-previous",
+        vault::Error::NotFound(_) => "not-found",
+        vault::Error::Corrupt(_) => "corrupt",
+        vault::Error::Refused(_) => "refused",
+        vault::Error::Full(_) => "full",
+        vault::Error::Offline(_) => "offline",
+        vault::Error::Failed(..) => "failed",
+    }
+}
+
+fn vault_hint(error: &vault::Error) -> Option<&'static str> {
+    match error {
+        vault::Error::Offline(_) => Some("run the same command again: what has arrived is not sent twice"),
+        vault::Error::Full(_) => Some("make space on the other device, then run the same command again; nothing old was touched"),
+        vault::Error::Corrupt(_) => Some("the holder's disk may be failing; other snapshots may still be whole"),
+        vault::Error::Stale(_) => Some("another backup of the same set is running; run it again when that has ended"),
+        _ => None,
+    }
+}

@@ -1,0 +1,60 @@
+//! Pairing with a located device, when that has not been done.
+
+use crate::client::{self, Client, PinSource};
+use crate::daemon::locate::Located;
+use crate::daemon::{Context, Error, Result};
+use crate::identity::Expect;
+use crate::identity::trust::Trust;
+use crate::model::Rights;
+use crate::protocol::ErrorCode;
+use crate::protocol::pairing::{PAIRING_VERSION, PairRequest, Purpose};
+use std::collections::BTreeSet;
+
+/// Pairs and remembers. What the other device may do here does not change: it asked for nothing.
+///
+/// # Errors
+/// Declined, wrong PIN, nobody there.
+pub async fn pair(
+    context: &Context,
+    located: &Located,
+    purpose: Option<Purpose>,
+    pin: &mut dyn PinSource,
+) -> Result<Located> {
+    let request = PairRequest {
+        v: PAIRING_VERSION,
+        alias: context.alias.clone(),
+        rights: Rights::of_a_paired_device(),
+        purpose,
+        wait: 0,
+    };
+    let no_address = || Error::UnknownDevice { name: located.alias.to_string(), tried: String::new() };
+    let address = *located.addresses.first().ok_or_else(no_address)?;
+    let expect = Expect::Known(located.fingerprint);
+    let paired = client::pair(&context.identity, address, expect, request, pin).await?;
+    let before = context.trust.find(&paired.fingerprint);
+    let trust = Trust {
+        fingerprint: paired.fingerprint,
+        signing_key: paired.signing_key,
+        alias: paired.alias.clone(),
+        rights: before.as_ref().map_or_else(Rights::none, |trust| trust.rights.clone()),
+        paired_at: context.clock.now(),
+        sets: before.as_ref().map_or_else(BTreeSet::new, |trust| trust.sets.clone()),
+        restore_from: before.map_or_else(BTreeSet::new, |trust| trust.restore_from),
+        address: Some(address),
+    };
+    context.trust.insert(trust.clone())?;
+    Ok(Located { alias: paired.alias, trust: Some(trust), ..located.clone() })
+}
+
+/// Whether the other device still knows this one. It may have unpaired it since.
+///
+/// # Errors
+/// Any other failure of the call.
+pub async fn is_welcome(client: &Client) -> Result<bool> {
+    match client.listing(None).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.answer() == Some(ErrorCode::NotPaired) => Ok(false),
+        Err(error) if error.answer() == Some(ErrorCode::NotAllowed) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,165 @@
+//! The device that a person named, and a way to call it.
+//!
+//! A paired device is called at its last known address first, by its fingerprint: that needs no discovery at all. An address is
+//! called as it is. Only a name that is left is looked for.
+
+use crate::client::{Client, Patience};
+use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
+use crate::daemon::{Context, Error, Result};
+use crate::discovery::{Found, Selector};
+use crate::identity::Expect;
+use crate::identity::trust::Trust;
+use crate::model::limits::DEFAULT_PORT;
+use crate::model::{Alias, Device, DeviceKind, Fingerprint};
+use crate::platform::interfaces;
+use crate::protocol::{Announcement, paths};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A device that does not answer at its last address within this time is looked for.
+const LAST_ADDRESS_LIMIT: Duration = Duration::from_millis(1500);
+
+/// A name is looked for this long: two rounds of multicast and a scan of a /24.
+const FIND_LIMIT: Duration = Duration::from_secs(6);
+
+/// Chooses among devices that fit one name.
+pub trait Chooser: Send {
+    /// The index of the one that is meant; `None` when nobody can choose.
+    fn choose(&mut self, name: &str, devices: &[Device]) -> Option<usize>;
+}
+
+/// A device that answered just now.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// Who it is; proved by its handshake.
+    pub fingerprint: Fingerprint,
+    /// What it calls itself.
+    pub alias: Alias,
+    /// Where it answers.
+    pub addresses: Vec<SocketAddr>,
+    /// What is remembered of it, if it is paired.
+    pub trust: Option<Trust>,
+}
+
+impl Located {
+    /// Calls it, and nobody else.
+    ///
+    /// # Errors
+    /// Without any address.
+    pub fn client(&self, context: &Context) -> Result<Client> {
+        Ok(Client::new(&context.identity, self.addresses.clone(), Expect::Known(self.fingerprint))?)
+    }
+}
+
+/// Finds the device that `name` means: an alias, the beginning of a fingerprint, or an address.
+///
+/// # Errors
+/// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::NotLanBackup`].
+pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Located> {
+    let selector: Selector = name.parse().map_err(|error: crate::model::ParseError| {
+        Error::usage(error.to_string(), "a device is an alias, the beginning of its fingerprint, or an address like 192.168.1.7:53317")
+    })?;
+    if let Selector::Address(place) = &selector {
+        let interfaces = interfaces::list().map_err(crate::discovery::Error::Interfaces)?;
+        let address = place.resolve(DEFAULT_PORT, &interfaces);
+        let address = address.map_err(|error| Error::usage(error.to_string(), "check the address"))?;
+        return at(context, address).await;
+    }
+    let fitting: Vec<Trust> =
+        context.trust.list().into_iter().filter(|trust| selector.fits(&trust.alias, Some(&trust.fingerprint))).collect();
+    if let [trust] = fitting.as_slice()
+        && let Some(located) = at_last_address(context, trust).await?
+    {
+        return Ok(located);
+    }
+    let neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await?;
+    let found = neighbourhood.discovery().find(&selector, FIND_LIMIT).await;
+    neighbourhood.close().await;
+    let device = match found {
+        Found::One(device) => device,
+        Found::None(report) => {
+            return Err(Error::UnknownDevice { name: name.to_owned(), tried: report.to_string() });
+        }
+        Found::Several(devices) => match chooser.choose(name, &devices) {
+            Some(index) if index < devices.len() => devices[index].clone(),
+            _ => {
+                let show = |d: &Device| format!("{} {}", d.alias, d.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default());
+                return Err(Error::Ambiguous { name: name.to_owned(), devices: devices.iter().map(show).collect() });
+            }
+        },
+    };
+    if device.kind != DeviceKind::LanBackup {
+        return Err(Error::NotLanBackup(device.alias.to_string()));
+    }
+    let unknown = || Error::UnknownDevice { name: name.to_owned(), tried: String::new() };
+    let fingerprint = device.fingerprint.ok_or_else(unknown)?;
+    let trust = remember_address(context, fingerprint, device.addresses.first().copied())?;
+    Ok(Located { fingerprint, alias: device.alias, addresses: device.addresses, trust })
+}
+
+async fn at_last_address(context: &Context, trust: &Trust) -> Result<Option<Located>> {
+    let Some(address) = trust.address else { return Ok(None) };
+    let patience = Patience { connect: LAST_ADDRESS_LIMIT, answer: LAST_ADDRESS_LIMIT, ..Patience::default() };
+    let client = Client::with_patience(&context.identity, vec![address], Expect::Known(trust.fingerprint), patience)?;
+    match client.info().await {
+        Ok(said) => Ok(Some(Located {
+            fingerprint: trust.fingerprint,
+            alias: said.alias,
+            addresses: vec![address],
+            trust: Some(trust.clone()),
+        })),
+        // Somewhere else now, or off: discovery finds out which.
+        Err(error) => {
+            tracing::debug!(%address, %error, "not at its last address");
+            Ok(None)
+        }
+    }
+}
+
+async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
+    let client = Client::new(&context.identity, vec![address], Expect::FirstUse)?;
+    let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), DEFAULT_PORT, true);
+    let (said, certificate) = match client.register_at(paths::REGISTER, &own).await {
+        Err(error) if error.answer().is_some() => return Err(Error::NotLanBackup(address.to_string())),
+        other => other?,
+    };
+    if said.lan_backup.is_none() {
+        return Err(Error::NotLanBackup(said.alias.to_string()));
+    }
+    let unproved = || crate::client::Error::NotUnderstood("without a certificate".to_owned());
+    let fingerprint = certificate.ok_or_else(unproved)?;
+    if fingerprint == context.identity.fingerprint() {
+        return Err(Error::usage(format!("{address} is this device itself"), "name another device, or use `local`"));
+    }
+    let trust = remember_address(context, fingerprint, Some(address))?;
+    warn_of_an_impostor(context, &said.alias, fingerprint);
+    Ok(Located { fingerprint, alias: said.alias, addresses: vec![address], trust })
+}
+
+/// A paired device's new address is remembered for next time.
+fn remember_address(
+    context: &Context,
+    fingerprint: Fingerprint,
+    address: Option<SocketAddr>,
+) -> Result<Option<Trust>> {
+    let trust = context.trust.find(&fingerprint);
+    if let (Some(trust), Some(address)) = (&trust, address)
+        && trust.address != Some(address)
+    {
+        context.trust.update(&fingerprint, |trust| trust.address = Some(address))?;
+    }
+    Ok(trust)
+}
+
+/// A device that calls itself like a paired one and is another: worth a loud word, because it may be after the backups.
+fn warn_of_an_impostor(context: &Context, alias: &Alias, fingerprint: Fingerprint) {
+    let other = context.trust.list().into_iter().find(|t| t.alias == *alias && t.fingerprint != fingerprint);
+    if let Some(other) = other {
+        tracing::warn!(
+            %alias,
+            paired = %other.fingerprint.short_code(),
+            found = %fingerprint.short_code(),
+            "a device with the name of a paired one has another fingerprint"
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! A backup to another device, from end to end: look, pair if needed, agree, send, remember.
+
+use crate::backup::cache::Cache;
+use crate::backup::filter::FilterOptions;
+use crate::backup::heads::{self, Head, Heads, Verdict};
+use crate::backup::{self, Plan, Report, Roots, RunOptions, ScanOptions};
+use crate::client::{Client, PinSource, RemoteVault};
+use crate::codec::Compression;
+use crate::daemon::locate::Located;
+use crate::daemon::{Context, Error, Result, join, retrieve};
+use crate::model::snapshot::Root;
+use crate::model::{IdempotencyKey, RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::monitor::{Fault, Monitor};
+use crate::platform::random;
+use crate::platform::shutdown::Shutdown;
+use crate::protocol::pairing::Purpose;
+use crate::protocol::session::{PrepareUpload, SessionAnswer, SessionState};
+use crate::protocol::API_VERSION;
+use crate::signer;
+use crate::vault::Vault;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub struct SendOptions {
+    /// As a person named them.
+    pub paths: Vec<PathBuf>,
+    /// What the set is called; the only path's last component otherwise.
+    pub set: Option<String>,
+    /// What is left out.
+    pub filter: FilterOptions,
+    /// A label.
+    pub tag: Option<String>,
+    /// The set may have other roots than last time.
+    pub change_roots: bool,
+    /// How hard to compress.
+    pub compression: Compression,
+}
+
+/// What was sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// What the engine did.
+    pub report: Report,
+    /// Which set.
+    pub set: SetName,
+    /// What the other device calls itself.
+    pub to: Located,
+    /// Bytes of all bodies that went out and came in.
+    pub wire_bytes: u64,
+}
+
+/// What is known before anything is asked or sent.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What would be sent.
+    pub plan: Plan,
+    /// Which set.
+    pub set: SetName,
+    repository: Option<RepositoryId>,
+    remembered: Option<Head>,
+}
+
+/// Walks and compares with the last snapshot: the dry run, and the first half of a backup.
+///
+/// # Errors
+/// Paths that cannot be backed up, or a set whose roots changed without being told so.
+pub async fn prepare(
+    context: &Context,
+    located: &Located,
+    options: &SendOptions,
+    monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<Prepared> {
+    let roots = Roots::resolve(&options.paths)?;
+    let set = set_name(&roots, options.set.as_deref())?;
+    let heads = Heads::new(&heads_folder(context))?;
+    let mut repository = None;
+    let mut remembered = None;
+    let mut parent = None;
+    if located.trust.is_some() {
+        repository = heads.repository_at(&located.fingerprint)?;
+        if let Some(id) = repository {
+            remembered = heads.load(id, &set)?;
+        }
+        parent = match (&repository, &remembered) {
+            (Some(id), Some(head)) if cache(context, *id, &set)?.open(&head.snapshot)?.is_some() => Some(head.snapshot),
+            _ => learn_parent(context, located, &set, monitor, &mut repository).await?,
+        };
+    }
+    if let Some(head) = &remembered {
+        check_roots(&set, &head.roots, &roots, options)?;
+    }
+    let cache = repository.map(|id| cache(context, id, &set)).transpose()?;
+    let (filter, clock) = (options.filter.clone(), context.clock.clone());
+    let (monitor, shutdown) = (monitor.clone(), shutdown.clone());
+    let scanning = tokio::task::spawn_blocking(move || {
+        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: cache.as_ref() };
+        backup::scan(&options, &*clock, &*monitor, &shutdown)
+    });
+    let plan = scanning.await.unwrap_or(Err(backup::Error::Stopped))?;
+    Ok(Prepared { plan, set, repository, remembered })
+}
+
+/// Backs up. Pairs on the way if that has not been done, with one prompt for both.
+///
+/// # Errors
+/// What stopped it; what has arrived stays there, so that running it again sends only the rest.
+pub async fn send(
+    context: &Context,
+    located: Located,
+    options: SendOptions,
+    pin: &mut dyn PinSource,
+    monitor: Arc<dyn Monitor>,
+    shutdown: Shutdown,
+) -> Result<Sent> {
+    let mut located = located;
+    if located.trust.is_some() && !is_still_paired(context, &located).await? {
+        monitor.notice(format!("{} does not know this device any more; pairing again", located.alias));
+        located.trust = None;
+    }
+    let prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+    if located.trust.is_none() {
+        let totals = prepared.plan.totals;
+        let purpose = Purpose { set: prepared.set.clone(), files: totals.files, bytes: totals.bytes };
+        located = tokio::select! {
+            paired = join::pair(context, &located, Some(purpose), pin) => paired?,
+            () = shutdown.stopped() => return Err(Error::Stopped),
+        };
+    }
+    let client = located.client(context)?;
+    let answer = agree(&client, &prepared, &located, &monitor, &shutdown).await?;
+    let session = answer.session;
+    let sending = carry_out(context, &client, &located, answer, prepared, &options, &monitor, &shutdown);
+    let result = Box::pin(sending).await;
+    if result.is_err() {
+        // The other side would find out by itself in ten minutes; a word is kinder.
+        let _ = client.cancel(session).await;
+    }
+    let (report, set) = result?;
+    let wire_bytes = client.traffic().sent() + client.traffic().received();
+    Ok(Sent { report, set, to: located, wire_bytes })
+}
+
+async fn is_still_paired(context: &Context, located: &Located) -> Result<bool> {
+    join::is_welcome(&located.client(context)?).await
+}
+
+async fn agree(
+    client: &Client,
+    prepared: &Prepared,
+    located: &Located,
+    monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<SessionAnswer> {
+    let plan = &prepared.plan;
+    let header = PrepareUpload {
+        api: API_VERSION,
+        required_features: Vec::new(),
+        idempotency_key: IdempotencyKey::from_random(random::bytes()),
+        repository: prepared.repository,
+        set: prepared.set.clone(),
+        roots: plan.roots.described(),
+        parent: plan.parent,
+        totals: plan.totals,
+        changes: plan.changes,
+        bytes_to_send: plan.bytes_to_read,
+    };
+    // A plan that cannot be read to its end fails in the engine, with the reason; here it only ends the list.
+    let entries = plan.entries_to_read()?.map_while(std::result::Result::ok);
+    let asking = async {
+        let answer = client.prepare_upload(&header, Box::new(entries)).await?;
+        if answer.state == SessionState::Open {
+            return Ok(answer);
+        }
+        monitor.notice(format!("waiting for the person at {} to accept", located.alias));
+        match client.wait(answer.session, || {}).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let _ = client.cancel(answer.session).await;
+                Err(error)
+            }
+        }
+    };
+    tokio::select! {
+        answer = asking => Ok(answer?),
+        () = shutdown.stopped() => Err(Error::Stopped),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the second half of `send`, with all that the first has found out")]
+async fn carry_out(
+    context: &Context,
+    client: &Client,
+    located: &Located,
+    answer: SessionAnswer,
+    prepared: Prepared,
+    options: &SendOptions,
+    monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<(Report, SetName)> {
+    let vault = Arc::new(RemoteVault::new(client.clone(), &answer)?);
+    let repository = vault.parameters().id;
+    let set = prepared.set.clone();
+    watch_head(client, &set, &prepared, repository, answer.head.as_ref(), monitor).await?;
+    if let Some(head) = &answer.head
+        && let Ok(record) = signer::open_record(&head.signed)
+    {
+        check_roots(&set, &record.roots, &prepared.plan.roots, options)?;
+    }
+    let roots = prepared.plan.roots.described();
+    let run = RunOptions {
+        set: set.clone(),
+        device: context.alias.clone(),
+        tag: options.tag.clone(),
+        signer: context.identity.signing_key().clone(),
+        head: answer.head,
+        cache: Some(cache(context, repository, &set)?),
+        compression: options.compression,
+    };
+    let report =
+        backup::run(vault, prepared.plan, run, context.clock.clone(), monitor.clone(), shutdown.clone()).await?;
+    let heads = Heads::new(&heads_folder(context))?;
+    let head = Head { snapshot: report.snapshot, sequence: report.sequence, roots };
+    heads.save(repository, &set, &head)?;
+    heads.save_repository_at(&located.fingerprint, repository)?;
+    Ok((report, set))
+}
+
+/// Shouts when the receiver has lost or replaced what it had acknowledged. The backup goes on: a new snapshot is what helps most.
+async fn watch_head(
+    client: &Client,
+    set: &SetName,
+    prepared: &Prepared,
+    repository: RepositoryId,
+    head: Option<&SnapshotInfo>,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<()> {
+    let Some(remembered) = &prepared.remembered else { return Ok(()) };
+    if prepared.repository == Some(repository) && head.is_some_and(|head| head.id == remembered.snapshot) {
+        return Ok(());
+    }
+    let listing = client.listing(None).await?;
+    let listed = listing.repositories.into_iter().find(|one| Some(one.repository.id) == prepared.repository);
+    let snapshots = listed.map(|one| one.snapshots).unwrap_or_default();
+    let problem = match heads::check(Some(remembered.clone()), set, &snapshots) {
+        Verdict::Fine => return Ok(()),
+        Verdict::RolledBack { remembered, newest } => format!(
+            "the receiver has lost snapshots it had acknowledged: this device remembers number {}, there it ends at {newest}",
+            remembered.sequence
+        ),
+        Verdict::Replaced { remembered } => {
+            format!("the receiver has another snapshot in the place of number {}", remembered.sequence)
+        }
+    };
+    monitor.fault(Fault { subject: format!("set {set}"), problem });
+    Ok(())
+}
+
+/// The newest snapshot of the set as the receiver lists it, its manifest fetched, for a source that remembers nothing of it.
+async fn learn_parent(
+    context: &Context,
+    located: &Located,
+    set: &SetName,
+    monitor: &Arc<dyn Monitor>,
+    repository: &mut Option<RepositoryId>,
+) -> Result<Option<SnapshotId>> {
+    let client = located.client(context)?;
+    let own = context.identity.fingerprint();
+    let listing = client.listing(None).await?;
+    let mut own = listing.repositories.into_iter().filter(|one| one.owner == own);
+    let Some(listed) = own.next() else { return Ok(None) };
+    *repository = Some(listed.repository.id);
+    let of_set = |info: &&SnapshotInfo| signer::open_record(&info.signed).is_ok_and(|record| record.set == *set);
+    let Some(head) = listed.snapshots.iter().rfind(of_set) else { return Ok(None) };
+    let record = signer::open_record(&head.signed).map_err(|error| Error::Refused {
+        code: "corrupt".to_owned(),
+        message: format!("the newest snapshot there: {error}"),
+        hint: None,
+    })?;
+    monitor.notice("nothing is remembered of the last backup; every file is read, and only what is new is sent".to_owned());
+    let opened = retrieve::open_remote(context, located, None, false, monitor).await?;
+    let cache = cache(context, listed.repository.id, set)?;
+    let fetched = cache.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
+    opened.close().await;
+    match fetched {
+        Ok(()) => Ok(Some(head.id)),
+        // A damaged manifest must not keep the next snapshot from being made.
+        Err(error) => {
+            monitor.notice(format!("the last snapshot cannot be compared with: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+fn set_name(roots: &Roots, chosen: Option<&str>) -> Result<SetName> {
+    let derived = roots.default_set_name();
+    let text = chosen.map(str::to_owned).or(derived).ok_or_else(|| {
+        Error::usage("several paths need a name for the set", "give one with --set NAME")
+    })?;
+    text.parse().map_err(|error: crate::model::ParseError| Error::usage(error.to_string(), "give another with --set NAME"))
+}
+
+fn check_roots(set: &SetName, before: &[Root], now: &Roots, options: &SendOptions) -> Result<()> {
+    if options.change_roots || before.is_empty() || before == now.described() {
+        return Ok(());
+    }
+    let list = |roots: &[Root]| roots.iter().map(|root| root.source.clone()).collect::<Vec<_>>().join(", ");
+    let message = format!("set `{set}` was made of {}, and now of {}", list(before), list(&now.described()));
+    Err(Error::usage(message, "give another name with --set, or say --change-roots if it is meant"))
+}
+
+/// Where heads are remembered.
+pub fn heads_folder(context: &Context) -> PathBuf {
+    context.home.state().join("heads")
+}
+
+fn cache(context: &Context, repository: RepositoryId, set: &SetName) -> Result<Cache> {
+    Ok(Cache::new(&context.home.cache().join("sets"), repository, set)?)
+}

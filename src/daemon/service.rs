@@ -1,0 +1,256 @@
+//! Server and discovery under one shutdown: the long-lived kind behind `serve`, and the short-lived kind that a command opens
+//! so that others can answer it.
+
+use crate::config::Accept;
+use crate::daemon::control::{self, ControlSocket};
+use crate::daemon::{Context, Error, Result};
+use crate::discovery::https_caller::HttpsCaller;
+use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
+use crate::model::limits::DEFAULT_PORT;
+use crate::platform::lock::Lock;
+use crate::platform::shutdown::Shutdown;
+use crate::protocol::Announcement;
+use crate::server::{self, AcceptMode, Desk, ServerEvent, ServerHandle, ServerOptions};
+use crate::store::{RecoveryReport, Store};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// News waiting for whoever shows them; the server drops progress when half of it is full.
+const QUEUED_EVENTS: usize = 1024;
+/// What stays free on the disk unless the settings say otherwise: a system whose disk is quite full stops working.
+const DEFAULT_RESERVE_GIB: u64 = 1;
+
+/// How to take part.
+#[derive(Debug)]
+pub struct NeighbourhoodOptions {
+    /// The store to serve; without one only `info`, `register` and pairing are answered.
+    pub store: Option<Store>,
+    /// Where to listen; `None` for the usual port, or a free one when it is taken.
+    pub port: Option<u16>,
+    /// Who is let in.
+    pub accept: AcceptMode,
+    /// Where questions go.
+    pub desk: Arc<Desk>,
+    /// It lasts only while one command runs.
+    pub transient: bool,
+}
+
+impl NeighbourhoodOptions {
+    /// For one command: be found, find, and let nobody in.
+    pub fn transient() -> Self {
+        Self { store: None, port: Some(0), accept: AcceptMode::Never, desk: Arc::new(Desk::new()), transient: true }
+    }
+}
+
+/// Server and discovery of this device while it takes part.
+#[derive(Debug)]
+pub struct Neighbourhood {
+    server: ServerHandle,
+    discovery: DiscoveryHandle,
+    shutdown: Shutdown,
+    events: Option<mpsc::Receiver<ServerEvent>>,
+    /// The usual port was taken.
+    pub moved: bool,
+}
+
+impl Neighbourhood {
+    /// Listens, announces, listens to announcements.
+    ///
+    /// # Errors
+    /// The port is taken, or `bind` is not an address of this machine.
+    pub async fn open(context: &Context, options: NeighbourhoodOptions) -> Result<Self> {
+        let (listener, moved) = listen(context.bind, options.port)?;
+        let shutdown = Shutdown::new();
+        let (event_sender, server_events) = mpsc::channel(QUEUED_EVENTS);
+        let gib = |n: u64| n << 30;
+        let server = server::start(
+            listener,
+            ServerOptions {
+                identity: context.identity.clone(),
+                trust: context.trust.clone(),
+                store: options.store,
+                alias: context.alias.clone(),
+                transient: options.transient,
+                accept: options.accept,
+                approver: options.desk,
+                clock: context.clock.clone(),
+                events: event_sender,
+                state_folder: context.home.state(),
+                quota: context.settings.quota_gib.map(gib),
+                reserve_bytes: gib(context.settings.reserve_gib.unwrap_or(DEFAULT_RESERVE_GIB)),
+            },
+            shutdown.clone(),
+        )
+        .await?;
+        let fingerprint = context.identity.fingerprint();
+        let announcement =
+            Announcement::of_this_device(context.alias.clone(), fingerprint, server.port(), options.transient);
+        let known = context.trust.list().into_iter().map(|t| (t.fingerprint, t.alias, t.address)).collect();
+        let discovery = discovery::start(
+            DiscoveryOptions {
+                bind: context.bind,
+                multicast_port: context.multicast_port,
+                known,
+                ..DiscoveryOptions::new(announcement)
+            },
+            Arc::new(HttpsCaller::new(context.identity.clone())),
+            shutdown.clone(),
+        )?;
+        let (face_sender, events) = mpsc::channel(QUEUED_EVENTS);
+        tokio::spawn(pass_on(server_events, discovery.clone(), context.clone(), face_sender));
+        Ok(Self { server, discovery, shutdown, events: Some(events), moved })
+    }
+
+    /// Who else is here.
+    pub fn discovery(&self) -> &DiscoveryHandle {
+        &self.discovery
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerHandle {
+        &self.server
+    }
+
+    /// The server's news, once; `Heard` is not among them.
+    pub fn take_events(&mut self) -> Option<mpsc::Receiver<ServerEvent>> {
+        self.events.take()
+    }
+
+    /// Ends both and waits for it.
+    pub async fn close(&self) {
+        self.shutdown.stop();
+        self.server.stopped().await;
+        self.discovery.stopped().await;
+    }
+}
+
+/// Gives discovery what concerns it, and whoever shows things the rest.
+async fn pass_on(
+    mut events: mpsc::Receiver<ServerEvent>,
+    discovery: DiscoveryHandle,
+    context: Context,
+    face: mpsc::Sender<ServerEvent>,
+) {
+    while let Some(event) = events.recv().await {
+        match &event {
+            ServerEvent::Heard { announcement, from, certificate } => {
+                discovery.heard(announcement, *from, *certificate);
+                continue;
+            }
+            ServerEvent::Paired { fingerprint, alias, .. } => {
+                let address = context.trust.find(fingerprint).and_then(|trust| trust.address);
+                discovery.know(*fingerprint, alias.clone(), address);
+            }
+            ServerEvent::Unpaired { fingerprint } => discovery.unknow(fingerprint),
+            _ => {}
+        }
+        // Nobody may be watching (a short-lived listener), and nobody is waited for.
+        let _ = face.try_send(event);
+    }
+}
+
+/// What `serve` is told.
+#[derive(Debug)]
+pub struct ServeOptions {
+    /// Where to keep what is received.
+    pub store: Option<PathBuf>,
+    /// Where to listen.
+    pub port: Option<u16>,
+    /// Who is let in.
+    pub accept: Option<Accept>,
+}
+
+/// A running `serve`.
+#[derive(Debug)]
+pub struct Service {
+    /// Server and discovery.
+    pub neighbourhood: Neighbourhood,
+    /// What is kept.
+    pub store: Store,
+    /// What opening the store found.
+    pub recovery: RecoveryReport,
+    /// Where questions lie.
+    pub desk: Arc<Desk>,
+    control: ControlSocket,
+    _only: Lock,
+}
+
+impl Service {
+    /// Opens the store, takes part, and answers commands of this user.
+    ///
+    /// # Errors
+    /// Another `serve` runs with this home, the port is taken, or the store cannot be opened.
+    pub async fn start(context: &Context, options: ServeOptions) -> Result<Self> {
+        let lock = Lock::try_exclusive(&context.home.control_socket().with_extension("lock"))?;
+        let only = lock.ok_or_else(|| {
+            let hint = "stop that one first, or give this one another --home";
+            Error::usage("a `lan-backup serve` runs with this home already", hint)
+        })?;
+        let folder = context.store_folder(options.store);
+        let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());
+        let opening = tokio::task::spawn_blocking(move || Store::open_or_create(&folder, clock, signer));
+        let (store, recovery) = opening.await.map_err(|_| Error::Stopped)??;
+        let accept = match options.accept.or(context.settings.accept).unwrap_or(Accept::Ask) {
+            Accept::Ask => AcceptMode::Ask,
+            Accept::Paired => AcceptMode::Paired,
+            Accept::Never => AcceptMode::Never,
+        };
+        let desk = Arc::new(Desk::new());
+        let neighbourhood = Neighbourhood::open(
+            context,
+            NeighbourhoodOptions {
+                store: Some(store.clone()),
+                port: options.port.or(context.settings.port),
+                accept,
+                desk: desk.clone(),
+                transient: false,
+            },
+        )
+        .await?;
+        let answers = control::Answers {
+            context: context.clone(),
+            server: neighbourhood.server().clone(),
+            discovery: neighbourhood.discovery().clone(),
+            desk: desk.clone(),
+        };
+        let control = ControlSocket::open(&context.home, answers)?;
+        Ok(Self { neighbourhood, store, recovery, desk, control, _only: only })
+    }
+
+    /// Ends everything: no new calls, those under way get a few seconds.
+    pub async fn stop(self) {
+        self.control.close();
+        self.neighbourhood.close().await;
+    }
+}
+
+fn listen(bind: Option<IpAddr>, port: Option<u16>) -> Result<(TcpListener, bool)> {
+    let wanted = port.unwrap_or(DEFAULT_PORT);
+    match open_listener(bind, wanted) {
+        Ok(listener) => Ok((listener, false)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match port {
+            // Nobody insisted: a LocalSend app on this machine has the usual one.
+            None => Ok((open_listener(bind, 0).map_err(server::Error::Listen)?, true)),
+            Some(port) => Err(Error::PortTaken { port }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let bind = bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            Err(discovery::Error::NoSuchAddress(bind).into())
+        }
+        Err(error) => Err(server::Error::Listen(error).into()),
+    }
+}
+
+fn open_listener(bind: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    match bind {
+        Some(address) => TcpListener::bind(SocketAddr::new(address, port)),
+        // One socket for both families, and IPv4 alone where the system has no IPv6.
+        None => TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Err(error),
+            _ => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+        }),
+    }
+}
