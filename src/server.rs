@@ -51,6 +51,9 @@ mod upload;
 mod waiting;
 mod windows;
 
+#[cfg(test)]
+mod live;
+
 use crate::identity::{self, Identity, TrustStore};
 use crate::model::{Alias, Fingerprint, ShortCode};
 use crate::platform::clock::Clock;

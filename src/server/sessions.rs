@@ -305,6 +305,12 @@ impl Sessions {
         summaries
     }
 
+    /// Calls under way.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> usize {
+        self.table.values().map(|session| session.calls).sum()
+    }
+
     fn take(&mut self, over: impl Fn(&Session) -> bool) -> Vec<Session> {
         let ids: Vec<_> = self.table.values().filter(|session| over(session)).map(|session| session.id).collect();
         ids.iter().filter_map(|id| self.table.remove(id)).collect()

@@ -188,7 +188,12 @@ impl Shared {
     ) -> Result<CallUnderWay, ApiError> {
         let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
         let mut under_way = CallUnderWay { shared: self.clone(), session, repository: None, bytes: 0 };
-        under_way.repository = self.store.repository(&repository);
+        let repository = self.store.repository(&repository);
+        // Whose repository was adopted by another device meanwhile writes to it no more.
+        if want != Use::Read && repository.as_ref().is_some_and(|repository| repository.owner() != device) {
+            return Err(ApiError::not_allowed("another device has taken over this repository"));
+        }
+        under_way.repository = repository;
         Ok(under_way)
     }
 

@@ -1,0 +1,136 @@
+//! Restores against the real server and a real store: one's own, and others'.
+
+use crate::codec::{Decoder, chunk_id};
+use crate::model::{Block, BlockHeader, ChunkId, Right, Rights};
+use crate::protocol::listing::Listing;
+use crate::protocol::session::{PrepareDownload, SessionAnswer};
+use crate::protocol::{ErrorBody, ErrorCode, paths};
+use crate::server::live::{Caller, Live, Setup, header};
+use crate::server::{AcceptMode, Decision, Question, Scripted};
+use bytes::Bytes;
+use http::StatusCode;
+use std::sync::Arc;
+
+fn of(text: &str, adopt: bool) -> PrepareDownload {
+    PrepareDownload { of: Some(text.to_owned()), adopt, idempotency_key: None }
+}
+
+/// Asks, waits for the decision when there is one to wait for, and gives the last answer.
+async fn ask(caller: &mut Caller, request: &PrepareDownload) -> crate::server::live::Answer {
+    let answer = caller.post(paths::PREPARE_DOWNLOAD, request).await;
+    if answer.status != StatusCode::ACCEPTED {
+        return answer;
+    }
+    let session = answer.json::<SessionAnswer>().session;
+    caller.get(&format!("{}/{session}?wait=30", paths::SESSIONS)).await
+}
+
+async fn fetch(caller: &mut Caller, open: &SessionAnswer, id: ChunkId) -> Bytes {
+    let answer = caller.in_session(paths::CHUNKS, open.session, id.as_bytes().to_vec()).await.ok();
+    let header = BlockHeader::decode(&answer.body).unwrap();
+    let stored = answer.body.slice(header.encoded_length()..);
+    assert!(header.chunks.iter().any(|chunk| chunk.id == id));
+    Decoder::new().decode(&Block { header, stored }).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ones_own_backup_opens_at_once_and_comes_back() {
+    let live = Live::start();
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    let mut caller = live.caller(&device).await;
+    assert_eq!(ask(&mut caller, &PrepareDownload::default()).await.code(), ErrorCode::NotFound);
+    caller.back_up(&device, "Documents", b"hello").await;
+    let open: SessionAnswer = ask(&mut caller, &PrepareDownload::default()).await.ok().json();
+    assert_eq!(fetch(&mut caller, &open, chunk_id(b"hello")).await, "hello");
+    let gone = caller.in_session(paths::CHUNKS, open.session, vec![7; 32]).await;
+    assert_eq!(gone.code(), ErrorCode::NotFound);
+    assert!(caller.in_session(paths::CHUNKS, open.session, Vec::new()).await.ok().body.is_empty());
+    for path in [paths::MISSING, paths::UPLOAD, paths::FINISH] {
+        assert_eq!(caller.in_session(path, open.session, vec![0; 32]).await.code(), ErrorCode::BadRequest, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anothers_backup_is_a_persons_decision() {
+    for (decision, opens, granted, adopted) in [
+        (Decision::Decline, false, false, false),
+        (Decision::Once, true, false, false),
+        (Decision::Always, true, true, false),
+        (Decision::Replaces, true, true, true),
+    ] {
+        let approver = Arc::new(Scripted::new([decision]));
+        let live = Live::start_with(Setup { approver: approver.clone(), ..Setup::default() });
+        let laptop = live.paired("laptop", Rights::of_a_paired_device());
+        live.caller(&laptop).await.back_up(&laptop, "Documents", b"hello").await;
+        let new = live.paired("new laptop", Rights::of_a_paired_device());
+        let mut caller = live.caller(&new).await;
+        let answer = ask(&mut caller, &of("LAPTOP", false)).await;
+        assert_eq!(answer.status == StatusCode::OK, opens, "{decision:?} {answer:?}");
+        let listing: Listing = caller.get(paths::SNAPSHOTS).await.ok().json();
+        assert_eq!(!listing.repositories.is_empty(), granted, "{decision:?}");
+        if !opens {
+            assert_eq!(answer.code(), ErrorCode::Declined);
+            continue;
+        }
+        let open: SessionAnswer = answer.json();
+        assert_eq!(fetch(&mut caller, &open, chunk_id(b"hello")).await, "hello");
+        let asked = approver.asked();
+        assert!(matches!(&asked[..], [Question::RestoreOthers { of, .. }] if of.as_str() == "laptop"));
+        // With the repository goes the right to continue it, and it leaves the old device.
+        let next: SessionAnswer = caller.prepare(&header("Documents")).await.ok().json();
+        assert_eq!(next.repository == open.repository, adopted, "{decision:?}");
+        assert_eq!(next.head.is_some(), adopted);
+        let old: SessionAnswer = live.caller(&laptop).await.prepare(&header("Documents")).await.ok().json();
+        assert_eq!(old.repository != open.repository, adopted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_session_does_not_write_to_a_repository_that_was_adopted() {
+    let approver = Arc::new(Scripted::new([Decision::Replaces]));
+    let live = Live::start_with(Setup { approver, ..Setup::default() });
+    let laptop = live.paired("laptop", Rights::of_a_paired_device());
+    let mut old = live.caller(&laptop).await;
+    old.back_up(&laptop, "Documents", b"hello").await;
+    let open: SessionAnswer = old.prepare(&header("Documents")).await.ok().json();
+    let new = live.paired("new laptop", Rights::of_a_paired_device());
+    ask(&mut live.caller(&new).await, &of("laptop", true)).await.ok();
+    let answer = old.in_session(paths::MISSING, open.session, vec![7; 32]).await;
+    assert_eq!(answer.code(), ErrorCode::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_others_needs_no_question_but_adopting_always_does() {
+    let approver = Arc::new(Scripted::new([]));
+    let live = Live::start_with(Setup { approver: approver.clone(), ..Setup::default() });
+    let laptop = live.paired("laptop", Rights::of_a_paired_device());
+    live.caller(&laptop).await.back_up(&laptop, "Documents", b"hello").await;
+    let mut rights = Rights::of_a_paired_device();
+    rights.grant(Right::RestoreOthers);
+    let admin = live.paired("admin", rights);
+    let mut caller = live.caller(&admin).await;
+    ask(&mut caller, &of("laptop", false)).await.ok();
+    assert!(approver.asked().is_empty());
+    assert_eq!(ask(&mut caller, &of("laptop", true)).await.code(), ErrorCode::Declined);
+    assert_eq!(approver.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ambiguous_name_lists_what_it_may_mean_and_an_unknown_one_is_not_found() {
+    let live = Live::start_with(Setup { accept: AcceptMode::Never, ..Setup::default() });
+    for text in [&b"one"[..], b"two"] {
+        let device = live.paired("laptop", Rights::of_a_paired_device());
+        live.caller(&device).await.back_up(&device, "Documents", text).await;
+    }
+    let new = live.paired("new", Rights::of_a_paired_device());
+    let mut caller = live.caller(&new).await;
+    let answer = caller.post(paths::PREPARE_DOWNLOAD, &of("laptop", false)).await;
+    assert_eq!(answer.code(), ErrorCode::BadRequest);
+    let message = answer.json::<ErrorBody>().message;
+    for repository in live.store.repositories() {
+        assert!(message.contains(&repository.id().to_string()), "{message}");
+    }
+    assert_eq!(caller.post(paths::PREPARE_DOWNLOAD, &of("nobody", false)).await.code(), ErrorCode::NotFound);
+    let one = live.store.repositories()[0].id().to_string();
+    assert_eq!(caller.post(paths::PREPARE_DOWNLOAD, &of(&one, false)).await.code(), ErrorCode::Declined);
+}
