@@ -6,7 +6,8 @@
 //! |---|---|
 //! | 0 | [`model`] |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] |
-//! | 3 | [`protocol`] |
+//! | 3 | [`identity`] [`protocol`] |
+//! | 4 | [`client`] |
 //! | 5 | [`discovery`] |
 
 pub mod model;
@@ -18,6 +19,9 @@ pub mod platform;
 pub mod signer;
 pub mod vault;
 
+pub mod identity;
 pub mod protocol;
+
+pub mod client;
 
 pub mod discovery;

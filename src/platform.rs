@@ -7,6 +7,7 @@
 //! | [`lock`] | advisory locks between processes |
 //! | [`attributes`] | owner, mode, times, extended attributes, holes |
 //! | [`root_dir`] | opens things under a root, never outside, never through links |
+//! | [`watched`] | a small file that several processes share |
 //! | [`clock`] | the time, real or set by hand |
 //! | [`random`] | the system's random source |
 //! | [`shutdown`] | the one stop signal |
@@ -21,6 +22,7 @@ pub mod lock;
 pub mod random;
 pub mod resources;
 pub mod shutdown;
+pub mod watched;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,0 +1,332 @@
+//! One request and its answer: which address, how long, how much.
+//!
+//! Time limits are about standing still, not about size: a body may take as long as it needs while it moves. Bodies that we
+//! send count as moving with every piece that the connection takes, and while the connection waits for us.
+
+use crate::client::error::{Connecting, Error, Result};
+use crate::client::{Client, Traffic};
+use crate::identity::fingerprint_of;
+use crate::model::{Fingerprint, SessionId};
+use crate::protocol::paths::SESSION_HEADER;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, StatusCode, header};
+use reqwest::Body;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::tls::TlsInfo;
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// A name that no resolver knows (RFC 6761), so that a request can never go anywhere but to our own resolver's answer.
+const HOST: &str = "https://device.lan-backup.invalid";
+/// An answer that is not a success: 4,096 missing ids are 275 KiB, a head record at most 256 KiB.
+const MAX_ERROR_BYTES: usize = 1 << 20;
+/// A small JSON answer.
+pub(crate) const MAX_SMALL_BYTES: usize = 1 << 20;
+
+/// How long this end waits for the other one to move.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To connect to one address, handshake included.
+    pub connect: Duration,
+    /// For the next piece of a body to be taken. A receiver on a slow disk stands still for seconds.
+    pub send: Duration,
+    /// For the answer, once the body is out.
+    pub answer: Duration,
+    /// For the answer to a commit, which makes everything durable first.
+    pub commit: Duration,
+    /// For the next piece of an answer.
+    pub piece: Duration,
+    /// For a whole answer, however it dribbles.
+    pub whole: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            connect: seconds(5),
+            send: seconds(15),
+            answer: seconds(60),
+            commit: seconds(600),
+            piece: seconds(30),
+            whole: seconds(1800),
+        }
+    }
+}
+
+/// The addresses of one device, and which of them is used now.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    all: Vec<SocketAddr>,
+    current: AtomicUsize,
+}
+
+impl Addresses {
+    pub(crate) fn new(all: Vec<SocketAddr>) -> Result<Self> {
+        if all.is_empty() {
+            return Err(Error::Offline("no address of the device is known".into()));
+        }
+        Ok(Self { all, current: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn all(&self) -> &[SocketAddr] {
+        &self.all
+    }
+
+    fn index(&self) -> usize {
+        self.current.load(Ordering::Relaxed) % self.all.len()
+    }
+
+    pub(crate) fn current(&self) -> SocketAddr {
+        self.all[self.index()]
+    }
+
+    /// Turns to the next one, unless another call already did since `seen`.
+    fn give_up_on(&self, seen: usize) {
+        let next = (seen + 1) % self.all.len();
+        let _ = self.current.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Resolve for Addresses {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let address: Addrs = Box::new(std::iter::once(self.current()));
+        Box::pin(std::future::ready(Ok(address)))
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// As in "took too long to …".
+    pub(crate) what: &'static str,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) session: Option<SessionId>,
+    /// How long to wait for the answer once the body is out.
+    pub(crate) answer: Duration,
+}
+
+/// What is sent along.
+pub(crate) enum Payload {
+    Nothing,
+    Json(Bytes),
+    /// 32-byte ids, or blocks: pieces whose length is known.
+    Pieces(VecDeque<Bytes>),
+    /// A list that is still being written.
+    List(mpsc::Receiver<Bytes>),
+}
+
+impl Payload {
+    pub(crate) fn json(value: &impl Serialize) -> Self {
+        Self::Json(serde_json::to_vec(value).expect("messages have only string keys").into())
+    }
+}
+
+/// Whether a body moves.
+#[derive(Debug, Default)]
+struct Progress {
+    pieces: AtomicU64,
+    /// The connection waits for our next piece, so that standing still is not the other side's fault.
+    ours: AtomicBool,
+    all_out: AtomicBool,
+}
+
+impl Client {
+    /// Sends one request; tries the next address when no connection comes about. `payload` is asked for once per try.
+    pub(crate) async fn send(&self, call: &Call, mut payload: impl FnMut() -> Payload) -> Result<Answer> {
+        let addresses = &self.inner.addresses;
+        let mut stranger = None;
+        let mut tries = addresses.all().len();
+        loop {
+            let used = addresses.index();
+            let error = match self.send_once(call, payload()).await {
+                Err(error) if error.is_unconnected() => error,
+                result => return result,
+            };
+            addresses.give_up_on(used);
+            tries -= 1;
+            if tries == 0 {
+                // "Somebody else is there" tells more than "nobody is there".
+                return Err(stranger.unwrap_or(error));
+            }
+            if matches!(error, Error::WrongFingerprint { .. }) {
+                stranger = Some(error);
+            }
+        }
+    }
+
+    /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
+    pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
+        let traffic = &self.inner.traffic;
+        let progress = Arc::new(Progress::default());
+        let mut request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
+        if let Some(session) = &call.session {
+            request = request.header(SESSION_HEADER, session.to_string());
+        }
+        // Dropped with this future, which ends a list whose answer came early.
+        let (_alive, ended) = oneshot::channel();
+        request = match payload {
+            Payload::Nothing => {
+                progress.all_out.store(true, Ordering::Relaxed);
+                request
+            }
+            Payload::Json(bytes) => {
+                progress.all_out.store(true, Ordering::Relaxed);
+                traffic.add_sent(bytes.len());
+                request.header(header::CONTENT_TYPE, "application/json").body(bytes)
+            }
+            Payload::Pieces(pieces) => {
+                let length: usize = pieces.iter().map(Bytes::len).sum();
+                let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+                request.header(header::CONTENT_LENGTH, length).body(known(
+                    pieces,
+                    traffic.clone(),
+                    Arc::clone(&progress),
+                ))
+            }
+            Payload::List(pieces) => {
+                let request = request.header(header::CONTENT_TYPE, "application/zstd");
+                request.body(unknown(pieces, ended, traffic.clone(), Arc::clone(&progress)))
+            }
+        };
+        let response = self.moving(call, &progress, request.send()).await?;
+        let response = response.map_err(|error| {
+            let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
+            Error::from_connection(error.without_url(), connecting)
+        })?;
+        let answer = Answer { response, traffic: traffic.clone(), patience: self.inner.patience };
+        if answer.response.status().is_success() { Ok(answer) } else { Err(answer.into_error().await) }
+    }
+
+    /// Waits for `future` while the body moves.
+    async fn moving<F: Future>(&self, call: &Call, progress: &Progress, future: F) -> Result<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            let before = progress.pieces.load(Ordering::Relaxed);
+            let all_out = progress.all_out.load(Ordering::Relaxed);
+            let limit = if all_out { call.answer } else { self.inner.patience.send };
+            if let Ok(output) = timeout(limit + self.inner.patience.connect, &mut future).await {
+                return Ok(output);
+            }
+            let moved = progress.pieces.load(Ordering::Relaxed) != before;
+            if !moved && !progress.ours.load(Ordering::Relaxed) {
+                return Err(Error::TimedOut(call.what));
+            }
+        }
+    }
+}
+
+/// A body of known length.
+fn known(pieces: VecDeque<Bytes>, traffic: Traffic, progress: Arc<Progress>) -> Body {
+    Body::wrap_stream(stream::unfold(pieces, move |mut pieces| {
+        let piece = pieces.pop_front();
+        progress.pieces.fetch_add(1, Ordering::Relaxed);
+        // The connection knows the length and does not ask again after the last piece.
+        progress.all_out.store(pieces.is_empty(), Ordering::Relaxed);
+        traffic.add_sent(piece.as_ref().map_or(0, Bytes::len));
+        std::future::ready(piece.map(|piece| (Ok::<_, io::Error>(piece), pieces)))
+    }))
+}
+
+/// A body that is still being written. When `ended` fires before it is complete, it ends with an error, never as if it were
+/// whole.
+fn unknown(
+    pieces: mpsc::Receiver<Bytes>,
+    ended: oneshot::Receiver<()>,
+    traffic: Traffic,
+    progress: Arc<Progress>,
+) -> Body {
+    Body::wrap_stream(stream::unfold(Some((pieces, ended)), move |state| {
+        let (traffic, progress) = (traffic.clone(), Arc::clone(&progress));
+        async move {
+            let (mut pieces, mut ended) = state?;
+            progress.ours.store(true, Ordering::Relaxed);
+            let piece = tokio::select! {
+                biased;
+                _ = &mut ended => return Some((Err(io::Error::from(io::ErrorKind::Interrupted)), None)),
+                piece = pieces.recv() => piece,
+            };
+            progress.ours.store(false, Ordering::Relaxed);
+            progress.pieces.fetch_add(1, Ordering::Relaxed);
+            progress.all_out.store(piece.is_none(), Ordering::Relaxed);
+            traffic.add_sent(piece.as_ref().map_or(0, Bytes::len));
+            piece.map(|piece| (Ok(piece), Some((pieces, ended))))
+        }
+    }))
+}
+
+/// An answer whose body has not been read yet.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    response: reqwest::Response,
+    traffic: Traffic,
+    patience: Patience,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// Who answered, from the certificate of the handshake.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        let certificate = self.response.extensions().get::<TlsInfo>()?.peer_certificate()?;
+        Some(fingerprint_of(&CertificateDer::from(certificate)))
+    }
+
+    /// The next piece of the body.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
+        let piece = timeout(self.patience.piece, self.response.chunk()).await;
+        let piece = piece.map_err(|_| Error::TimedOut("go on with its answer"))?;
+        let piece = piece.map_err(|error| Error::from_connection(error.without_url(), Connecting::No))?;
+        self.traffic.add_received(piece.as_ref().map_or(0, Bytes::len));
+        Ok(piece)
+    }
+
+    /// The whole body, which may be `limit` bytes long.
+    pub(crate) async fn bytes(mut self, limit: usize) -> Result<Vec<u8>> {
+        let whole = self.patience.whole;
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(piece) = self.piece().await? {
+                if body.len() + piece.len() > limit {
+                    return Err(Error::NotUnderstood(format!("more than {limit} bytes")));
+                }
+                body.extend_from_slice(&piece);
+            }
+            Ok(body)
+        };
+        timeout(whole, read).await.unwrap_or(Err(Error::TimedOut("finish its answer")))
+    }
+
+    /// The body as JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(self, limit: usize) -> Result<T> {
+        let body = self.bytes(limit).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::NotUnderstood(format!("what cannot be read: {error}")))
+    }
+
+    async fn into_error(self) -> Error {
+        let status = self.status();
+        match self.bytes(MAX_ERROR_BYTES).await {
+            Ok(body) => Error::from_answer(status, &body),
+            // The status alone says enough.
+            Err(_) => Error::from_answer(status, b""),
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+}

@@ -1,0 +1,252 @@
+//! Pairing from the side that types the PIN, on one TLS connection of its own: the exchange is tied to that connection's
+//! exporter, and the other side keeps the window for it alone.
+//!
+//! While the person looks for the digits, the connection is kept alive by asking how the window is; so the person also learns
+//! at once when it was closed. The PIN is never logged, formatted or kept.
+
+use crate::client::error::{BoxError, Connecting, Error, Result};
+use crate::client::exchange::Patience;
+use crate::identity::pairing::{EXPORTER_LABEL, Transcript, Typist};
+use crate::identity::{Expect, Identity, fingerprint_of};
+use crate::model::{Alias, Fingerprint, Pin, Rights, ShortCode};
+use crate::protocol::pairing::{
+    MAX_PAIRING_BYTES, PAIRING_VERSION, PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState,
+    WindowState,
+};
+use crate::protocol::{ErrorCode, paths};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ProtocolVersion;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Seconds that one question for the person's decision waits at the other side; below the 30 that the protocol allows.
+const WAIT_SECONDS: u8 = 25;
+/// A server that answers at once that it still waits is not asked more often than this.
+const WAIT_PAUSE: Duration = Duration::from_secs(1);
+/// Servers close connections that are silent for 10 s; a person takes longer to type six digits.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// Where the PIN comes from: a person at a terminal, or a file.
+pub trait PinSource: Send {
+    /// The other side has been asked. Both screens show `code`, so that its person accepts the right request.
+    fn waiting(&mut self, code: ShortCode, their_fingerprint: Fingerprint);
+
+    /// The PIN that is on the other screen now. Asked again after a wrong one, while tries are left. Dropped when the window
+    /// closes meanwhile. Give [`Error::NoPin`] to end the pairing.
+    fn pin<'a>(&'a mut self, state: &'a PairState, attempts_left: u8) -> BoxFuture<'a, Result<Pin>>;
+}
+
+/// What was agreed with the other device, all of it proved by the PIN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paired {
+    /// Who it is.
+    pub fingerprint: Fingerprint,
+    /// Its Ed25519 public key, hex.
+    pub signing_key: String,
+    /// What it calls itself.
+    pub alias: Alias,
+    /// What this device may do there.
+    pub rights: Rights,
+}
+
+/// Pairs with the device at `address`. Nothing is remembered here: that is the caller's, once this has returned.
+pub async fn pair(
+    identity: &Identity,
+    address: SocketAddr,
+    expect: Expect,
+    request: PairRequest,
+    ask: &mut dyn PinSource,
+) -> Result<Paired> {
+    let mut line = Line::connect(identity, address, expect).await?;
+    let state = line.ask_person(identity, &request, ask).await?;
+    line.exchange(identity, &request, state, ask).await
+}
+
+/// The one connection.
+struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    exporter: [u8; 32],
+    theirs: Fingerprint,
+    patience: Patience,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Line {
+    async fn connect(identity: &Identity, address: SocketAddr, expect: Expect) -> Result<Self> {
+        let patience = Patience::default();
+        let config = identity.client_config(expect);
+        let opening = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            TlsConnector::from(config).connect(ServerName::IpAddress(address.ip().into()), stream).await
+        };
+        let stream = timeout(patience.connect, opening).await;
+        let stream = stream.map_err(|_| Error::Offline("nobody answered in time".into()))?;
+        let stream = stream.map_err(|error| Error::from_connection(error, Connecting::Yes))?;
+        let (_, tls) = stream.get_ref();
+        if tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return Err(Error::NotUnderstood("without TLS 1.3".to_owned()));
+        }
+        let certificate = tls.peer_certificates().and_then(<[_]>::first);
+        let theirs = certificate.map(fingerprint_of);
+        let theirs = theirs.ok_or_else(|| Error::NotUnderstood("without a certificate".to_owned()))?;
+        let exporter = tls
+            .export_keying_material([0; 32], EXPORTER_LABEL, None)
+            .map_err(|error| Error::Failed("TLS gives no exporter", error.into()))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the pairing connection ended");
+            }
+        });
+        Ok(Self { sender, exporter, theirs, patience, _connection: AbortOnDropHandle::new(connection) })
+    }
+
+    /// Asks the other device's person and waits for the decision.
+    async fn ask_person(
+        &mut self,
+        identity: &Identity,
+        request: &PairRequest,
+        ask: &mut dyn PinSource,
+    ) -> Result<PairState> {
+        let mut state = self.state(identity, request, 0).await?;
+        ask.waiting(state.code, self.theirs);
+        while state.state == WindowState::Waiting {
+            sleep(WAIT_PAUSE).await;
+            state = self.state(identity, request, WAIT_SECONDS).await?;
+        }
+        match state.state {
+            WindowState::Open => Ok(state),
+            WindowState::Declined | WindowState::Waiting => Err(Error::PairingDeclined),
+        }
+    }
+
+    async fn state(&mut self, identity: &Identity, request: &PairRequest, wait: u8) -> Result<PairState> {
+        let request = PairRequest { v: PAIRING_VERSION, wait, ..request.clone() };
+        let limit = self.patience.answer + Duration::from_secs(wait.into());
+        let state: PairState = self.post(paths::PAIR_REQUEST, &request, limit).await?;
+        // The other side made the code from the certificate that it saw.
+        if state.code == identity.fingerprint().short_code() { Ok(state) } else { Err(Error::Intercepted) }
+    }
+
+    /// Types PINs until one is right or no try is left.
+    async fn exchange(
+        &mut self,
+        identity: &Identity,
+        request: &PairRequest,
+        mut state: PairState,
+        ask: &mut dyn PinSource,
+    ) -> Result<Paired> {
+        loop {
+            let pin = self.pin(identity, request, &state, ask).await?;
+            match self.try_pin(identity, request, &pin).await {
+                Err(error) if error.answer() == Some(ErrorCode::PairingFailed) => {}
+                result => return result,
+            }
+            let attempts_left = state.attempts_left.saturating_sub(1);
+            if attempts_left == 0 {
+                return Err(Error::WrongPin { attempts_left });
+            }
+            state = self.state(identity, request, 0).await?;
+            if state.state != WindowState::Open || state.attempts_left == 0 {
+                return Err(Error::WrongPin { attempts_left: 0 });
+            }
+            // Whatever the other side says, it ends.
+            state.attempts_left = state.attempts_left.min(attempts_left);
+        }
+    }
+
+    /// The PIN, as long as the window is open.
+    async fn pin(
+        &mut self,
+        identity: &Identity,
+        request: &PairRequest,
+        state: &PairState,
+        ask: &mut dyn PinSource,
+    ) -> Result<Pin> {
+        let expires_in = Duration::from_secs(state.expires_in.into());
+        let typing = async {
+            let mut pin = ask.pin(state, state.attempts_left);
+            loop {
+                // Only the pauses are cut off by a typed PIN: hyper closes a connection whose answer nobody waits for.
+                if let Ok(pin) = timeout(HEARTBEAT, &mut pin).await {
+                    return pin;
+                }
+                if self.state(identity, request, 0).await?.state != WindowState::Open {
+                    return Err(Error::PinExpired);
+                }
+            }
+        };
+        timeout(expires_in, typing).await.unwrap_or(Err(Error::PinExpired))
+    }
+
+    async fn try_pin(&mut self, identity: &Identity, request: &PairRequest, pin: &Pin) -> Result<Paired> {
+        let own_key = identity.signing_key().public();
+        let transcript = Transcript {
+            exporter: self.exporter,
+            typist: identity.fingerprint(),
+            shower: self.theirs,
+            rights: request.rights.clone(),
+        };
+        let (typist, message) = Typist::start(pin, transcript, &own_key);
+        let start = PairStart {
+            v: PAIRING_VERSION,
+            message: STANDARD.encode(message),
+            signing_key: own_key,
+            rights: request.rights.clone(),
+        };
+        let limit = self.patience.answer;
+        let started: PairStarted = self.post(paths::PAIR_START, &start, limit).await?;
+        let (proof, confirmation) = typist.prove(&decode(&started.message)?, &started.signing_key)?;
+        let confirm = PairConfirm { proof: STANDARD.encode(proof) };
+        let confirmed: PairConfirmed = self.post(paths::PAIR_CONFIRM, &confirm, limit).await?;
+        // Before anything else of that answer is looked at: whoever sent it must know the PIN, too.
+        confirmation.check(&decode(&confirmed.proof)?)?;
+        if confirmed.fingerprint != self.theirs {
+            return Err(Error::Intercepted);
+        }
+        let PairConfirmed { alias, rights, .. } = confirmed;
+        Ok(Paired { fingerprint: self.theirs, signing_key: started.signing_key, alias, rights })
+    }
+
+    async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize, limit: Duration) -> Result<T> {
+        let body = serde_json::to_vec(body).expect("messages have only string keys");
+        let request = Request::post(path)
+            .header(header::HOST, "device.lan-backup.invalid")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| Error::Failed("the request cannot be made", error.into()))?;
+        let asking = async {
+            self.sender.ready().await.map_err(broken)?;
+            let answer = self.sender.send_request(request).await.map_err(broken)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_PAIRING_BYTES).collect().await;
+            let body = body.map_err(|error| Error::from_connection(error, Connecting::No))?.to_bytes();
+            if status.is_success() { Ok(body) } else { Err(Error::from_answer(status, &body)) }
+        };
+        let body = timeout(limit, asking).await.map_err(|_| Error::TimedOut("answer"))??;
+        serde_json::from_slice(&body).map_err(|error| Error::NotUnderstood(format!("what cannot be read: {error}")))
+    }
+}
+
+fn broken(error: impl Into<BoxError>) -> Error {
+    Error::from_connection(error, Connecting::No)
+}
+
+fn decode(text: &str) -> Result<Vec<u8>> {
+    STANDARD.decode(text).map_err(|_| Error::NotUnderstood("with what is not base64".to_owned()))
+}
