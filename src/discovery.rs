@@ -13,6 +13,7 @@
 //! | `socket`, `links` | one multicast socket for each interface, kept in step with the interfaces |
 //! | `announcer`, `listener` | say hello; hear it and answer |
 //! | `asker` | call one address and check who answers |
+//! | [`https_caller`] | how it is called |
 //! | `scan`, `finder` | ask a whole subnet; find the one device that a person meant |
 //! | [`report`] | what was tried, for when nobody is there |
 
@@ -20,6 +21,7 @@ mod announcer;
 mod asker;
 mod finder;
 mod gate;
+pub mod https_caller;
 mod links;
 mod listener;
 pub mod registry;
@@ -46,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+pub use https_caller::HttpsCaller;
 pub use report::{Report, ScanReport};
 pub use selector::Selector;
 

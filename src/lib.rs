@@ -7,9 +7,11 @@
 //! | 0 | [`model`] | words: pure, no I/O, no clock, no async |
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] | seams and tools |
 //! | 2 | [`manifest`] | reads and writes the entry list through a vault |
-//! | 3 | [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
+//! | 3 | [`config`] [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
 //! | 4 | [`client`] [`server`] | speak HTTPS |
 //! | 5 | [`discovery`] | speaks to the neighbourhood |
+//! | 6 | [`daemon`] | a device as a whole: serving, backing up, restoring |
+//! | 7 | [`cli`] | speaks to people |
 
 pub mod model;
 
@@ -23,6 +25,7 @@ pub mod vault;
 pub mod manifest;
 
 pub mod backup;
+pub mod config;
 pub mod identity;
 pub mod protocol;
 pub mod restore;
@@ -32,3 +35,5 @@ pub mod client;
 pub mod server;
 
 pub mod discovery;
+
+pub mod daemon;

@@ -88,7 +88,9 @@ pub(crate) fn registered(state: &Arc<State>, said: &Announcement, from: SocketAd
     if state.registry().is_own(said) || said.port == 0 {
         return;
     }
+    // A socket for both families shows IPv4 callers as mapped addresses.
     let mut address = from;
+    address.set_ip(from.ip().to_canonical());
     address.set_port(said.port);
     if certificate.is_some() {
         conclude(state, said, certificate, address, None);
@@ -97,7 +99,9 @@ pub(crate) fn registered(state: &Arc<State>, said: &Announcement, from: SocketAd
     if state.registry().claim(said, address, state.now()) {
         state.changed();
     }
-    if state.options.answer {
+    // Also a real connection must not make us call ports of whatever shares an address with it out there.
+    let near = state.links().open().iter().any(|link| is_on_link(address.ip(), &link.subnets));
+    if near && state.options.answer {
         answer(state, None, said, address);
     }
 }
