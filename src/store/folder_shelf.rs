@@ -198,3 +198,63 @@ impl Drop for Staging {
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::durable::{Step, steps_below};
+
+    fn name(text: &str) -> ObjectName {
+        ObjectName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn an_object_is_synced_before_it_has_its_name_and_its_folder_before_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, stale) = FolderShelf::open(folder.path()).unwrap();
+        assert!(stale.is_empty());
+        let mut draft = shelf.draft().unwrap();
+        draft.append(b"one").unwrap();
+        draft.append(b"two").unwrap();
+        let object = draft.object().unwrap();
+        assert_eq!(steps_below(folder.path()), []);
+        assert!(shelf.list(&name("packs")).unwrap().is_empty());
+        draft.keep(&name("packs/ab/x")).unwrap();
+        let target = folder.path().join("packs/ab/x");
+        let expected = [Step::Synced, Step::Renamed, Step::FolderSynced].map(|step| (step, target.clone()));
+        assert_eq!(steps_below(folder.path()), expected);
+        assert_eq!((object.length().unwrap(), object.read_at(2, 2).unwrap()), (6, b"et".to_vec()));
+        assert_eq!(shelf.get(&name("packs/ab/x")).unwrap(), b"onetwo");
+        assert_eq!(shelf.list(&name("packs")).unwrap(), [name("packs/ab/x")]);
+        shelf.delete(&name("packs/ab/x")).unwrap();
+        assert!(shelf.open(&name("packs/ab/x")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_draft_that_could_not_be_kept_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, _) = FolderShelf::open(folder.path()).unwrap();
+        // A folder stands where the object should: the rename fails.
+        fs::create_private_dir_all(&folder.path().join("packs/ab/x/y")).unwrap();
+        let mut draft = shelf.draft().unwrap();
+        draft.append(b"bytes").unwrap();
+        draft.keep(&name("packs/ab/x")).unwrap_err();
+        assert_eq!(fs::read_dir(&shelf.staging.folder).unwrap(), [STAGING_LOCK]);
+    }
+
+    #[test]
+    fn only_the_staging_folders_of_the_dead_are_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, _) = FolderShelf::open(folder.path()).unwrap();
+        let dead = folder.path().join(STAGING).join("dead");
+        fs::create_dir(&dead).unwrap();
+        let (_second, stale) = FolderShelf::open(folder.path()).unwrap();
+        assert_eq!(stale.iter().map(|stale| &stale.folder).collect::<Vec<_>>(), [&dead]);
+        // While one process looks through it, no other does.
+        let (_third, none) = FolderShelf::open(folder.path()).unwrap();
+        assert!(none.is_empty());
+        let own = first.staging.folder.clone();
+        drop(first);
+        assert!(fs::metadata_if_there(&own).unwrap().is_none());
+    }
+}
