@@ -5,7 +5,7 @@
 //! under one lock, so that a new folder is never taken for an old one.
 
 use crate::platform::durable::{Access, Staged};
-use crate::platform::fs::{self, OpenFile};
+use crate::platform::fs::{self, Kind, OpenFile};
 use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::{Context, Result};
@@ -55,17 +55,17 @@ impl FolderShelf {
     }
 
     fn walk(&self, name: &str, found: &mut Vec<ObjectName>) -> Result<()> {
-        let entries = match fs::read_dir(&self.folder.join(name)) {
+        let entries = match fs::read_dir_kinds(&self.folder.join(name)) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
-        for entry in entries {
+        for (entry, kind) in entries {
             // What no object can be called is not ours, and is left alone.
             let Some(child) = entry.to_str().and_then(|e| ObjectName::parse(&format!("{name}/{e}"))) else { continue };
-            match fs::metadata_if_there(&self.path(&child))? {
-                Some(metadata) if metadata.is_dir() => self.walk(child.as_str(), found)?,
-                Some(metadata) if metadata.is_file() => found.push(child),
-                _ => {}
+            match kind {
+                Kind::Folder => self.walk(child.as_str(), found)?,
+                Kind::File => found.push(child),
+                Kind::Other => {}
             }
         }
         Ok(())

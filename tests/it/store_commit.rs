@@ -9,6 +9,7 @@ use lan_backup::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotId
 use lan_backup::platform::clock::Clock;
 use lan_backup::signer::{Purpose, SigningKey};
 use lan_backup::store::{Error, Store, owner_log};
+use std::io;
 use std::sync::Arc;
 
 fn chunks(seed: u64, count: u64) -> Vec<bytes::Bytes> {
@@ -220,7 +221,7 @@ fn a_pack_whose_sync_failed_is_gone_and_its_chunks_are_asked_for_again() {
     let folder = tempfile::tempdir().unwrap();
     let (_store, repository, control) = controlled(folder.path());
     let made = Made::new(&repository, "documents", chunks(1, 50));
-    control.fail("packs/", 1);
+    control.fail("packs/", 1, io::ErrorKind::Other);
     made.put(&repository);
     let ids = match repository.commit(&made.signed(), OWNER) {
         Err(Error::Missing(ids)) => ids,
@@ -238,12 +239,27 @@ fn a_pack_whose_sync_failed_is_gone_and_its_chunks_are_asked_for_again() {
 }
 
 #[test]
+fn a_full_disk_is_said_to_be_full_and_the_old_snapshots_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, control) = controlled(folder.path());
+    let old = back_up(&repository, "documents", chunks(1, 50));
+    let new = Made::new(&repository, "documents", chunks(2, 50));
+    control.fail("packs/", 2, io::ErrorKind::StorageFull);
+    new.put(&repository);
+    assert!(repository.commit(&new.signed(), OWNER).unwrap_err().is_full());
+    assert_whole(&repository, &old);
+    new.put(&repository);
+    repository.commit(&new.signed(), OWNER).unwrap();
+    assert_whole(&repository, &new);
+}
+
+#[test]
 fn a_record_that_could_not_be_kept_is_not_acknowledged_and_can_be_sent_again() {
     let folder = tempfile::tempdir().unwrap();
     let (_store, repository, control) = controlled(folder.path());
     let made = Made::new(&repository, "documents", chunks(1, 5));
     made.put(&repository);
-    control.fail("records/", 1);
+    control.fail("records/", 1, io::ErrorKind::Other);
     assert!(matches!(repository.commit(&made.signed(), OWNER), Err(Error::Platform(_))));
     assert_eq!(repository.snapshots().unwrap(), []);
     repository.commit(&made.signed(), OWNER).unwrap();

@@ -212,7 +212,7 @@ pub(crate) struct Control {
 #[derive(Debug, Default)]
 struct ControlState {
     /// `keep` of names that begin so fails, this many times.
-    failing: Option<(String, u64)>,
+    failing: Option<(String, u64, io::ErrorKind)>,
     /// `keep` of packs waits while this is set.
     held: bool,
     /// Names whose `keep` has succeeded.
@@ -221,8 +221,8 @@ struct ControlState {
 }
 
 impl Control {
-    pub(crate) fn fail(&self, prefix: &str, times: u64) {
-        self.state.lock().unwrap().failing = Some((prefix.to_owned(), times));
+    pub(crate) fn fail(&self, prefix: &str, times: u64, kind: io::ErrorKind) {
+        self.state.lock().unwrap().failing = Some((prefix.to_owned(), times, kind));
     }
 
     pub(crate) fn hold(&self) {
@@ -254,9 +254,9 @@ impl Control {
             state.waiting -= 1;
         }
         match &mut state.failing {
-            Some((prefix, times)) if *times > 0 && name.as_str().starts_with(prefix.as_str()) => {
+            Some((prefix, times, kind)) if *times > 0 && name.as_str().starts_with(prefix.as_str()) => {
                 *times -= 1;
-                let source = io::Error::other("the test says so");
+                let source = io::Error::new(*kind, "the test says so");
                 Err(platform::Error { action: "sync", path: name.as_str().into(), source })
             }
             _ => Ok(()),
