@@ -156,6 +156,50 @@ fn flipped_bits_in_an_index_that_is_in_use_cost_nothing_but_time() {
 }
 
 #[test]
+fn rows_that_vanish_change_or_appear_in_the_index_are_noticed_when_it_matters() {
+    // Each leaves a file that SQLite is happy with.
+    for harm in [
+        "DELETE FROM chunks",
+        "DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)",
+        "DELETE FROM packs",
+        "DELETE FROM packs WHERE number = 1",
+        "UPDATE chunks SET offset = offset + 1",
+        "UPDATE chunks SET length = length - 1",
+        "UPDATE chunks SET pack = 3 - pack",
+        "UPDATE chunks SET offset = 'text'",
+        "UPDATE chunks SET checksum = checksum + 1",
+        "UPDATE packs SET bytes = bytes + 1",
+        "UPDATE packs SET id = randomblob(32)",
+        "UPDATE packs SET chunk_count = 0",
+        "DROP TABLE chunks",
+        "PRAGMA user_version = 7",
+        "INSERT INTO packs SELECT number + 10, randomblob(32), chunk_count, bytes, checksum FROM packs",
+    ] {
+        for closed in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, repository) = new_repository(folder.path());
+            let old = back_up(&repository, "documents", chunks(1, 50));
+            let index = find(folder.path(), "index.sqlite")[0].clone();
+            let spoil = || rusqlite::Connection::open(&index).unwrap().execute_batch(harm).unwrap();
+            let new = Made::new(&repository, "documents", old.files.clone());
+            if closed {
+                drop((store, repository));
+                spoil();
+                let (store, report) = open(folder.path());
+                assert!(report.is_harmless(), "{harm}: {report}");
+                let repository = store.owned_by(&OWNER).unwrap();
+                repository.commit(&new.signed(), OWNER).unwrap_or_else(|error| panic!("{harm}: {error}"));
+                assert_whole(&repository, &new);
+            } else {
+                spoil();
+                assert_whole(&repository, &old);
+                repository.commit(&new.signed(), OWNER).unwrap_or_else(|error| panic!("{harm}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn damaged_packs_and_records_and_lost_packs_are_named_on_opening_and_hide_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (store, repository) = new_repository(folder.path());
