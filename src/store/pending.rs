@@ -52,7 +52,7 @@ struct State {
     left: u64,
     /// Packs thrown away since somebody was told.
     lost: u64,
-    /// Some of them for want of space.
+    /// The last one that left was thrown away for want of space.
     full: bool,
     closed: bool,
 }
@@ -116,7 +116,7 @@ impl Pending {
         state.packs -= 1;
         state.left += 1;
         state.lost += u64::from(durable.is_err());
-        state.full |= durable.as_ref().is_err_and(Error::is_full);
+        state.full = durable.as_ref().is_err_and(Error::is_full);
         self.changed.notify_all();
     }
 
@@ -134,7 +134,7 @@ impl Pending {
         std::mem::take(&mut self.state().lost)
     }
 
-    /// Whether packs were thrown away for want of space since the last time somebody asked.
+    /// Whether the last pack was thrown away for want of space; says so once.
     pub(crate) fn take_full(&self) -> bool {
         std::mem::take(&mut self.state().full)
     }

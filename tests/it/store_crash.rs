@@ -1,8 +1,8 @@
 //! What a crash may cost: nothing that was acknowledged, and at most the batch that was being written.
 
 use crate::store_support::{
-    Made, OWNER, assert_whole, back_up, block, clock, controlled, copy, files, new_repository, noise, open, put,
-    receiver_key, source_key,
+    Made, OWNER, PATIENCE, assert_whole, back_up, block, clock, controlled, copy, files, new_repository, noise, open,
+    put, receiver_key, source_key,
 };
 use lan_backup::codec;
 use lan_backup::model::Alias;
@@ -230,4 +230,64 @@ fn a_store_whose_device_lost_its_identity_is_still_read_and_says_so() {
     let repository = store.owned_by(&OWNER).unwrap();
     assert_whole(&repository, &made);
     assert_eq!(repository.alias(), Alias::new("laptop"));
+}
+
+#[test]
+fn what_is_found_is_relied_on_only_after_its_folder_was_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let made = back_up(&repository, "documents", chunks(1, 10));
+    drop((store, repository));
+    for index in files(folder.path()).iter().filter(|path| path.to_string_lossy().contains("index.sqlite")) {
+        std::fs::remove_file(index).unwrap();
+    }
+    let (_store, repository, control) = controlled(folder.path());
+    // Packs that the index did not know, before they are in it; the record, before it is acknowledged once more.
+    let packs = control.confirmed();
+    assert_eq!((packs.len(), packs.iter().all(|name| name.starts_with("packs/"))), (2, true));
+    repository.commit(&made.signed(), OWNER).unwrap();
+    let confirmed = control.confirmed();
+    assert_eq!((confirmed.len(), confirmed[2].starts_with("records/")), (3, true));
+}
+
+#[test]
+fn a_repository_whose_making_was_interrupted_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let path = folder.path().join("repositories").join(repository.id().to_string());
+    drop((store, repository));
+    std::fs::remove_file(path.join("config.json")).unwrap();
+    let (store, report) = open(folder.path());
+    assert_eq!((report.to_string(), store.repositories().len()), (String::new(), 0));
+    let again = store.create_repository(OWNER, &source_key().public(), Alias::new("laptop")).unwrap();
+    assert_whole(&again, &back_up(&again, "documents", chunks(1, 10)));
+    // With packs in it, it is no unfinished one but a damaged one.
+    drop((store, again));
+    std::fs::create_dir(path.join("packs")).unwrap();
+    assert_eq!(open(folder.path()).1.unusable_repositories.len(), 1);
+}
+
+#[test]
+fn a_writer_waits_while_too_much_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, control) = controlled(folder.path());
+    control.hold();
+    std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::sync_channel(100);
+        let repository = &repository;
+        scope.spawn(move || {
+            for n in 0..70 {
+                put(repository, &[noise(n, 10)]).unwrap();
+                send.send(n).unwrap();
+            }
+        });
+        for n in 0..64 {
+            assert_eq!(receive.recv_timeout(PATIENCE), Ok(n));
+        }
+        assert!(receive.recv_timeout(std::time::Duration::from_millis(100)).is_err());
+        control.release();
+        assert_eq!(receive.iter().last(), Some(69));
+    });
+    repository.sync().unwrap();
+    assert_eq!(control.kept().iter().filter(|name| name.starts_with("packs/")).count(), 70);
 }

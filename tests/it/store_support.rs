@@ -217,6 +217,8 @@ struct ControlState {
     held: bool,
     /// Names whose `keep` has succeeded.
     kept: Vec<String>,
+    /// Names that were confirmed.
+    confirmed: Vec<String>,
     waiting: u64,
 }
 
@@ -243,6 +245,10 @@ impl Control {
 
     pub(crate) fn kept(&self) -> Vec<String> {
         self.state.lock().unwrap().kept.clone()
+    }
+
+    pub(crate) fn confirmed(&self) -> Vec<String> {
+        self.state.lock().unwrap().confirmed.clone()
     }
 
     fn pass(&self, name: &ObjectName) -> platform::Result<()> {
@@ -285,7 +291,9 @@ impl Shelf for TestShelf {
     }
 
     fn confirm(&self, names: &[ObjectName]) -> platform::Result<()> {
-        self.inner.confirm(names)
+        self.inner.confirm(names)?;
+        self.control.state.lock().unwrap().confirmed.extend(names.iter().map(ToString::to_string));
+        Ok(())
     }
 
     fn delete(&self, name: &ObjectName) -> platform::Result<()> {
