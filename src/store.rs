@@ -9,10 +9,11 @@
 //! |---|---|
 //! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
 //! | [`layout`] | what objects are called, numbers of the format |
-//! | [`pack`], [`pack_writer`], [`pending`], [`packs`] | packs: bytes, writing, waiting to be durable, reading |
-//! | [`index`] | which chunk is in which pack: a cache |
-//! | [`records`], [`stream`] | snapshots, and whether everything is there that one needs |
+//! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
+//! | `index` | which chunk is in which pack: a cache |
+//! | `records`, `stream` | snapshots, and whether everything is there that one needs |
 //! | [`owner_log`] | whose a repository is |
+//! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
@@ -30,6 +31,7 @@ mod pending;
 mod records;
 pub mod recovery;
 pub mod repository;
+mod sealed;
 pub mod shelf;
 mod stream;
 
@@ -116,7 +118,8 @@ impl Store {
             text.parse().map_err(|_| Error::damaged(&path.display(), &"its id is not one"))?
         } else {
             let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
-            save(&path, &StoreFile { format: FORMAT, id: id.to_string() })?;
+            let file = to_sealed_json(&StoreFile { format: FORMAT, id: id.to_string() })?;
+            durable::save(&path, Access::Private, file.as_bytes())?;
             // The store's folder may be new itself.
             if let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) {
                 fs::sync_dir(above)?;
@@ -185,8 +188,7 @@ impl Store {
         let shelf = (inner.wrap)(shelf);
         owner_log::OwnerLog::open(id, Arc::clone(&shelf), inner.signer.clone())?.append(event)?;
         // The config comes last: a folder without one is not a repository yet.
-        let json = serde_json::to_vec_pretty(&config).map_err(|error| Error::Refused(error.to_string()))?;
-        shelf.put(&layout::config(), &json)?;
+        shelf.put(&layout::config(), to_sealed_json(&config)?.as_bytes())?;
         let (clock, key) = (Arc::clone(&inner.clock), inner.signer.clone());
         let repository = Repository::open(&folder, config, shelf, clock, key, &mut RecoveryReport::default())?;
         let repository = Arc::new(repository);
@@ -280,22 +282,26 @@ impl Inner {
     }
 }
 
-/// Reads a file of JSON with a `format`, which comes first: of a newer format nothing else is looked at.
+/// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
 fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let bytes = fs::read(path)?;
-    let damaged = |error: serde_json::Error| Error::damaged(&path.display(), &error);
-    let Format { format: found } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
+    let text = String::from_utf8(fs::read(path)?).map_err(|error| damaged(&error))?;
+    let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
+    let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
     if found > FORMAT {
         return Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT });
     }
-    serde_json::from_slice(&bytes).map_err(damaged)
+    if !whole {
+        return Err(damaged(&"its seal does not match its content"));
+    }
+    serde_json::from_str(json).map_err(|error| damaged(&error))
 }
 
-fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let json = serde_json::to_vec_pretty(value).map_err(|error| Error::Refused(error.to_string()))?;
-    Ok(durable::save(path, Access::Private, &json)?)
+fn to_sealed_json<T: Serialize>(value: &T) -> Result<String> {
+    let json = serde_json::to_string_pretty(value).map_err(|error| Error::Refused(error.to_string()))?;
+    Ok(sealed::seal(&json))
 }

@@ -67,6 +67,37 @@ pub fn read_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
     entries.map(|entry| entry.map(|entry| entry.file_name()).context("list", path)).collect()
 }
 
+/// What an entry of a folder is, links not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A link, a socket, a device.
+    Other,
+}
+
+/// The names in a folder, unsorted, with what they are. Asks nothing of each entry where the folder itself knows, so a folder
+/// of many thousand files is listed without reading their inodes.
+pub fn read_dir_kinds(path: &Path) -> Result<Vec<(std::ffi::OsString, Kind)>> {
+    let entries = fs::read_dir(path).context("list", path)?;
+    let kind = |entry: fs::DirEntry| {
+        let kind = match entry.file_type()? {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_dir() => Kind::Folder,
+            _ => Kind::Other,
+        };
+        Ok((entry.file_name(), kind))
+    };
+    let kind = |entry: std::io::Result<fs::DirEntry>| match entry.and_then(kind) {
+        // Gone since the folder was read.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        other => Some(other.context("list", path)),
+    };
+    entries.filter_map(kind).collect()
+}
+
 /// Metadata of what is there, links not followed.
 pub fn metadata(path: &Path) -> Result<Metadata> {
     fs::symlink_metadata(path).context("look at", path)

@@ -84,6 +84,9 @@ pub enum Error {
     /// The record does not follow the head of its set, which is this one.
     #[error("another snapshot of this set was committed meanwhile")]
     Stale(Option<Box<SnapshotInfo>>),
+    /// No space is left. Nothing old was touched.
+    #[error("the disk of the store is full")]
+    Full,
     /// Packs that were taken could not be made durable and were thrown away; their chunks must be sent again.
     #[error("{0} packs could not be written to disk and were thrown away")]
     NotDurable(u64),
@@ -101,6 +104,15 @@ pub enum Error {
 impl Error {
     pub(crate) fn damaged(name: &dyn fmt::Display, problem: &dyn fmt::Display) -> Self {
         Self::Damaged { name: name.to_string(), problem: clean(&problem.to_string()) }
+    }
+
+    /// No space is left on the disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Platform(error) => error.is_full(),
+            _ => false,
+        }
     }
 
     /// What stands on disk is wrong, as opposed to what was asked for.
@@ -130,8 +142,8 @@ impl From<Error> for vault::Error {
             | Error::TooLarge { .. }
             | Error::Closed
             | Error::NewerFormat { .. } => Self::Refused(error.to_string()),
-            Error::Platform(source) if source.is_full() => Self::Full("the disk of the store is full".to_owned()),
-            Error::NotDurable(_) | Error::Index(_) | Error::Platform(_) => {
+            full if full.is_full() => Self::Full("the disk of the store is full".to_owned()),
+            Error::NotDurable(_) | Error::Index(_) | Error::Platform(_) | Error::Full => {
                 Self::Failed("the store failed".to_owned(), Some(Box::new(error)))
             }
         }

@@ -5,7 +5,7 @@
 //! under one lock, so that a new folder is never taken for an old one.
 
 use crate::platform::durable::{Access, Staged};
-use crate::platform::fs::{self, OpenFile};
+use crate::platform::fs::{self, Kind, OpenFile};
 use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::{Context, Result};
@@ -55,17 +55,17 @@ impl FolderShelf {
     }
 
     fn walk(&self, name: &str, found: &mut Vec<ObjectName>) -> Result<()> {
-        let entries = match fs::read_dir(&self.folder.join(name)) {
+        let entries = match fs::read_dir_kinds(&self.folder.join(name)) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
-        for entry in entries {
+        for (entry, kind) in entries {
             // What no object can be called is not ours, and is left alone.
             let Some(child) = entry.to_str().and_then(|e| ObjectName::parse(&format!("{name}/{e}"))) else { continue };
-            match fs::metadata_if_there(&self.path(&child))? {
-                Some(metadata) if metadata.is_dir() => self.walk(child.as_str(), found)?,
-                Some(metadata) if metadata.is_file() => found.push(child),
-                _ => {}
+            match kind {
+                Kind::Folder => self.walk(child.as_str(), found)?,
+                Kind::File => found.push(child),
+                Kind::Other => {}
             }
         }
         Ok(())
@@ -196,5 +196,65 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be deleted now is found by the next one who opens the store.
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::durable::{Step, steps_below};
+
+    fn name(text: &str) -> ObjectName {
+        ObjectName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn an_object_is_synced_before_it_has_its_name_and_its_folder_before_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, stale) = FolderShelf::open(folder.path()).unwrap();
+        assert!(stale.is_empty());
+        let mut draft = shelf.draft().unwrap();
+        draft.append(b"one").unwrap();
+        draft.append(b"two").unwrap();
+        let object = draft.object().unwrap();
+        assert_eq!(steps_below(folder.path()), []);
+        assert!(shelf.list(&name("packs")).unwrap().is_empty());
+        draft.keep(&name("packs/ab/x")).unwrap();
+        let target = folder.path().join("packs/ab/x");
+        let expected = [Step::Synced, Step::Renamed, Step::FolderSynced].map(|step| (step, target.clone()));
+        assert_eq!(steps_below(folder.path()), expected);
+        assert_eq!((object.length().unwrap(), object.read_at(2, 2).unwrap()), (6, b"et".to_vec()));
+        assert_eq!(shelf.get(&name("packs/ab/x")).unwrap(), b"onetwo");
+        assert_eq!(shelf.list(&name("packs")).unwrap(), [name("packs/ab/x")]);
+        shelf.delete(&name("packs/ab/x")).unwrap();
+        assert!(shelf.open(&name("packs/ab/x")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_draft_that_could_not_be_kept_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, _) = FolderShelf::open(folder.path()).unwrap();
+        // A folder stands where the object should: the rename fails.
+        fs::create_private_dir_all(&folder.path().join("packs/ab/x/y")).unwrap();
+        let mut draft = shelf.draft().unwrap();
+        draft.append(b"bytes").unwrap();
+        draft.keep(&name("packs/ab/x")).unwrap_err();
+        assert_eq!(fs::read_dir(&shelf.staging.folder).unwrap(), [STAGING_LOCK]);
+    }
+
+    #[test]
+    fn only_the_staging_folders_of_the_dead_are_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, _) = FolderShelf::open(folder.path()).unwrap();
+        let dead = folder.path().join(STAGING).join("dead");
+        fs::create_dir(&dead).unwrap();
+        let (_second, stale) = FolderShelf::open(folder.path()).unwrap();
+        assert_eq!(stale.iter().map(|stale| &stale.folder).collect::<Vec<_>>(), [&dead]);
+        // While one process looks through it, no other does.
+        let (_third, none) = FolderShelf::open(folder.path()).unwrap();
+        assert!(none.is_empty());
+        let own = first.staging.folder.clone();
+        drop(first);
+        assert!(fs::metadata_if_there(&own).unwrap().is_none());
     }
 }

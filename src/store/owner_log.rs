@@ -1,6 +1,6 @@
 //! The owner log: whose a repository is and how that came about. Append-only, chained by hashes, signed by the receiver.
 //!
-//! One object for each event:
+//! One sealed object for each event:
 //!
 //! ```text
 //! {"entry": "<JSON of an Entry, as text>", "key": "<the receiver's public key>", "signature": "<over the text>"}
@@ -14,6 +14,7 @@ use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
 use crate::signer::{self, Purpose, SigningKey};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT, ObjectName};
+use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,8 +99,8 @@ impl OwnerLog {
         let signature = self.key.sign(Purpose::OwnerLog, text.as_bytes());
         let last = hash(&text);
         let envelope = Envelope { entry: text, key: self.key.public(), signature };
-        let json = serde_json::to_vec(&envelope).map_err(|error| Error::Refused(error.to_string()))?;
-        self.shelf.put(&layout::owner(number), &json)?;
+        let json = serde_json::to_string(&envelope).map_err(|error| Error::Refused(error.to_string()))?;
+        self.shelf.put(&layout::owner(number), seal(&json).as_bytes())?;
         state.events.push(entry.event);
         state.last = Some(last);
         Ok(())
@@ -127,7 +128,8 @@ impl OwnerLog {
             return Err(damaged("it is larger than any event"));
         }
         let bytes = object.read_at(0, length as usize)?;
-        let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| Error::damaged(name, &error))?;
+        let json = unseal(&bytes).map_err(damaged)?;
+        let envelope: Envelope = serde_json::from_str(json).map_err(|error| Error::damaged(name, &error))?;
         signer::verify(&envelope.key, Purpose::OwnerLog, envelope.entry.as_bytes(), &envelope.signature)
             .map_err(|error| Error::damaged(name, &error))?;
         let entry: Entry = serde_json::from_str(&envelope.entry).map_err(|error| Error::damaged(name, &error))?;

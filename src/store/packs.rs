@@ -122,7 +122,7 @@ impl Packs {
             if let Err(error) = &durable {
                 tracing::error!(pack = %id, error = error as &dyn std::error::Error, "a pack was thrown away");
             }
-            self.pending.leave(&pack, durable.is_ok());
+            self.pending.leave(&pack, &durable);
         }
         std::mem::forget(dying);
     }

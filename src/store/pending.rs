@@ -52,6 +52,8 @@ struct State {
     left: u64,
     /// Packs thrown away since somebody was told.
     lost: u64,
+    /// The last one that left was thrown away for want of space.
+    full: bool,
     closed: bool,
 }
 
@@ -103,7 +105,7 @@ impl Pending {
     }
 
     /// A pack leaves: durable and in the index, or lost.
-    pub(crate) fn leave(&self, pack: &Arc<PendingPack>, durable: bool) {
+    pub(crate) fn leave(&self, pack: &Arc<PendingPack>, durable: &Result<()>) {
         let mut state = self.state();
         for id in pack.pack.chunks.keys() {
             if state.chunks.get(id).is_some_and(|other| Arc::ptr_eq(other, pack)) {
@@ -113,7 +115,8 @@ impl Pending {
         state.bytes -= pack.pack.bytes;
         state.packs -= 1;
         state.left += 1;
-        state.lost += u64::from(!durable);
+        state.lost += u64::from(durable.is_err());
+        state.full = durable.as_ref().is_err_and(Error::is_full);
         self.changed.notify_all();
     }
 
@@ -129,6 +132,11 @@ impl Pending {
     /// Packs thrown away since the last time somebody asked.
     pub(crate) fn take_lost(&self) -> u64 {
         std::mem::take(&mut self.state().lost)
+    }
+
+    /// Whether the last pack was thrown away for want of space; says so once.
+    pub(crate) fn take_full(&self) -> bool {
+        std::mem::take(&mut self.state().full)
     }
 
     /// Takes no more packs; those that are here are synced still.

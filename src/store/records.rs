@@ -4,6 +4,7 @@
 //! line 1: the record, byte for byte as it was signed
 //! line 2: its signature, 128 hex digits
 //! line 3: the receipt, JSON
+//! line 4: the seal
 //! ```
 //!
 //! Objects never change, so what was read once and found good is remembered.
@@ -13,6 +14,7 @@ use crate::model::{Receipt, Record, RepositoryId, SetName, SignedRecord, Snapsho
 use crate::signer;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, ObjectName};
+use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -99,7 +101,7 @@ impl Records {
     pub(crate) fn save(&self, record: Record, signed: SignedRecord, receipt: Receipt) -> Result<Arc<Kept>> {
         let name = layout::record(&record.set, record.sequence, &receipt.record);
         let json = serde_json::to_string(&receipt).map_err(|error| Error::Refused(error.to_string()))?;
-        let text = format!("{}\n{}\n{json}\n", signed.record, signed.signature);
+        let text = seal(&format!("{}\n{}\n{json}", signed.record, signed.signature));
         self.shelf.put(&name, text.as_bytes())?;
         let info = SnapshotInfo { id: receipt.record, signed, receipt };
         Ok(self.remember(name, Kept { record, info }))
@@ -124,9 +126,9 @@ impl Records {
         if length > MAX_RECORD_BYTES as u64 {
             return Err(damaged("it is larger than any record"));
         }
-        let text = String::from_utf8(object.read_at(0, length as usize)?).map_err(|_| damaged("it is not text"))?;
-        let lines: Vec<_> = text.split('\n').collect();
-        let [record, signature, receipt, ""] = lines[..] else { return Err(damaged("it does not have three lines")) };
+        let bytes = object.read_at(0, length as usize)?;
+        let lines: Vec<_> = unseal(&bytes).map_err(damaged)?.split('\n').collect();
+        let [record, signature, receipt] = lines[..] else { return Err(damaged("it does not have three lines")) };
         let signed = SignedRecord { record: record.to_owned(), signature: signature.to_owned() };
         let record = signer::open_record(&signed).map_err(|error| Error::damaged(name, &error))?;
         let receipt: Receipt = serde_json::from_str(receipt).map_err(|error| Error::damaged(name, &error))?;

@@ -2,16 +2,16 @@
 
 use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
 use crate::model::{
-    Alias, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, RepositoryId, RepositoryParameters, SetName,
-    SignedRecord, SnapshotId, SnapshotInfo,
+    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId,
+    RepositoryParameters, SetName, SignedRecord, SnapshotId, SnapshotInfo,
 };
-use crate::model::{Block, Receipt, Record};
+use crate::platform::Context;
 use crate::platform::clock::Clock;
 use crate::platform::lock::Lock;
 use crate::signer::{self, SigningKey};
 use crate::store::error::{Error, Result};
 use crate::store::index::Index;
-use crate::store::layout::{FORMAT, LOCKS};
+use crate::store::layout::{self, FORMAT, LOCKS};
 use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
@@ -29,7 +29,7 @@ use std::thread::{self, JoinHandle};
 
 /// Ids that one answer [`Error::Missing`] names at most: as many as one `missing` request asks for.
 pub const MISSING_ANSWER: usize = crate::model::limits::MAX_MISSING_IDS;
-/// Receipt, signature and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
+/// Receipt, seal and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
 const RECEIPT_ROOM: usize = 1024;
 
 /// `config.json` of a repository.
@@ -76,6 +76,9 @@ impl Repository {
     ) -> Result<Self> {
         let id = config.id;
         let owners = OwnerLog::open(id, Arc::clone(&shelf), key)?;
+        if owners.events().is_empty() {
+            return Err(Error::damaged(&layout::owners(), &"there is no event in it"));
+        }
         if owners.is_foreign() {
             report.foreign_owner_logs.push(id);
         }
@@ -143,8 +146,7 @@ impl Repository {
             let packs = Arc::clone(&self.packs);
             let thread = thread::Builder::new().name("store-sync".to_owned());
             let handle = thread.spawn(move || packs.sync_until_closed());
-            let handle = crate::platform::Context::context(handle, "start a thread for", &self.folder)?;
-            *syncer = Some(handle);
+            *syncer = Some(handle.context("start a thread for", &self.folder)?);
         }
         drop(syncer);
         PackWriter::begin(Arc::clone(&self.packs))
@@ -198,7 +200,8 @@ impl Repository {
             missing = stream::missing(&self.packs, &record)?;
         }
         if !missing.is_empty() {
-            return Err(Error::Missing(missing));
+            // To ask for what there is no room for would go round in circles.
+            return Err(if self.packs.pending.take_full() { Error::Full } else { Error::Missing(missing) });
         }
         let _commit = Lock::exclusive(&self.lock("commit"))?;
         if let Some(there) = self.follows(&record, id)? {

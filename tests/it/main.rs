@@ -2,4 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod engine;
+mod store_commit;
+mod store_crash;
+mod store_damage;
+mod store_support;
+mod store_vault;
 mod support;
