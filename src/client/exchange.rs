@@ -33,6 +33,8 @@ const HOST: &str = "https://device.lan-backup.invalid";
 const MAX_ERROR_BYTES: usize = 1 << 20;
 /// Pieces of a list between its writer and the connection; the writer has a channel of its own.
 const LIST_CHANNEL: usize = 1;
+/// Looks within one time limit whether a body moves: what stands still is noticed at most a quarter of the limit late.
+const LOOKS: u32 = 4;
 /// A small JSON answer.
 pub(crate) const MAX_SMALL_BYTES: usize = 1 << 20;
 
@@ -225,21 +227,21 @@ impl Client {
         if answer.response.status().is_success() { Ok(answer) } else { Err(answer.into_error().await) }
     }
 
-    /// Waits for `future` while the body moves. Making the connection, to one address, is part of the first wait.
+    /// Waits for `future` while the body moves. Making the connection is part of the wait.
     async fn moving<F: Future>(&self, call: &Call, progress: &Progress, future: F) -> Result<F::Output> {
         let mut future = pin!(future);
-        loop {
-            let before = progress.pieces.load(Ordering::Relaxed);
+        let (mut still, mut seen) = (0, 0);
+        while still < LOOKS {
             let all_out = progress.all_out.load(Ordering::Relaxed);
             let limit = if all_out { call.answer } else { self.inner.patience.send };
-            if let Ok(output) = timeout(limit + self.inner.patience.connect, &mut future).await {
+            if let Ok(output) = timeout(limit / LOOKS, &mut future).await {
                 return Ok(output);
             }
-            let moved = progress.pieces.load(Ordering::Relaxed) != before;
-            if !moved && !progress.ours.load(Ordering::Relaxed) {
-                return Err(Error::TimedOut(call.what));
-            }
+            let pieces = progress.pieces.load(Ordering::Relaxed);
+            let moved = pieces != seen || progress.ours.load(Ordering::Relaxed);
+            (still, seen) = (if moved { 0 } else { still + 1 }, pieces);
         }
+        Err(Error::TimedOut(call.what))
     }
 }
 

@@ -4,8 +4,9 @@
 //! While the person looks for the digits, the connection is kept alive by asking how the window is; so the person also learns
 //! at once when it was closed. The PIN is never logged, formatted or kept.
 
-use crate::client::error::{BoxError, Connecting, Error, Result};
+use crate::client::error::{Connecting, Error, Result};
 use crate::client::exchange::Patience;
+use crate::client::wire::Wire;
 use crate::identity::pairing::{EXPORTER_LABEL, Transcript, Typist};
 use crate::identity::{Expect, Identity, fingerprint_of};
 use crate::model::{Alias, Fingerprint, Pin, Rights, ShortCode};
@@ -16,12 +17,7 @@ use crate::protocol::pairing::{
 use crate::protocol::{ErrorCode, paths};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::ProtocolVersion;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -31,7 +27,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 /// Seconds that one question for the person's decision waits at the other side; below the 30 that the protocol allows.
 const WAIT_SECONDS: u8 = 25;
@@ -78,11 +73,10 @@ pub async fn pair(
 
 /// The one connection.
 struct Line {
-    sender: http1::SendRequest<Full<Bytes>>,
+    wire: Wire,
     exporter: [u8; 32],
     theirs: Fingerprint,
     patience: Patience,
-    _connection: AbortOnDropHandle<()>,
 }
 
 impl Line {
@@ -107,13 +101,8 @@ impl Line {
         let exporter = tls
             .export_keying_material([0; 32], EXPORTER_LABEL, None)
             .map_err(|error| Error::Failed("TLS gives no exporter", error.into()))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the pairing connection ended");
-            }
-        });
-        Ok(Self { sender, exporter, theirs, patience, _connection: AbortOnDropHandle::new(connection) })
+        let wire = Wire::over(stream).await?;
+        Ok(Self { wire, exporter, theirs, patience })
     }
 
     /// Asks the other device's person and waits for the decision.
@@ -224,27 +213,8 @@ impl Line {
     }
 
     async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize, limit: Duration) -> Result<T> {
-        let body = serde_json::to_vec(body).expect("messages have only string keys");
-        let request = Request::post(path)
-            .header(header::HOST, "device.lan-backup.invalid")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| Error::Failed("the request cannot be made", error.into()))?;
-        let asking = async {
-            self.sender.ready().await.map_err(broken)?;
-            let answer = self.sender.send_request(request).await.map_err(broken)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_PAIRING_BYTES).collect().await;
-            let body = body.map_err(|error| Error::from_connection(error, Connecting::No))?.to_bytes();
-            if status.is_success() { Ok(body) } else { Err(Error::from_answer(status, &body)) }
-        };
-        let body = timeout(limit, asking).await.map_err(|_| Error::TimedOut("answer"))??;
-        serde_json::from_slice(&body).map_err(|error| Error::NotUnderstood(format!("what cannot be read: {error}")))
+        self.wire.post(path, body, limit, MAX_PAIRING_BYTES).await
     }
-}
-
-fn broken(error: impl Into<BoxError>) -> Error {
-    Error::from_connection(error, Connecting::No)
 }
 
 fn decode(text: &str) -> Result<Vec<u8>> {
