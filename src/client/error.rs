@@ -216,7 +216,11 @@ impl From<Error> for vault::Error {
                     ErrorCode::MissingChunks => Self::Missing(missing),
                     ErrorCode::StalePrevious => Self::Stale(head),
                     ErrorCode::Full => Self::Full(message),
-                    ErrorCode::NotFound => Self::NotFound(format!("what was asked for ({message})")),
+                    // The vault's own sentence goes on with these words.
+                    ErrorCode::NotFound => match message.strip_suffix(" is not there") {
+                        Some(what) => Self::NotFound(what.to_owned()),
+                        None => Self::NotFound(format!("what was asked for ({message})")),
+                    },
                     ErrorCode::Corrupt => Self::Corrupt(format!("a part of the backup ({message})")),
                     ErrorCode::Busy => Self::Offline(message.into()),
                     ErrorCode::Failed => Self::Failed(message, None),
@@ -276,6 +280,8 @@ mod tests {
         assert!(matches!(say("stale-previous"), vault::Error::Stale(None)));
         assert!(matches!(say("full"), vault::Error::Full(_)));
         assert!(matches!(say("not-found"), vault::Error::NotFound(_)));
+        let absent = r#"{"code":"not-found","message":"snapshot 12 is not there"}"#;
+        assert_eq!(vault::Error::from(answer(404, absent)).to_string(), "snapshot 12 is not there");
         assert!(matches!(say("corrupt"), vault::Error::Corrupt(_)));
         assert!(matches!(say("busy"), vault::Error::Offline(_)));
         for code in ["session-gone", "declined", "not-allowed", "not-paired", "too-large"] {
