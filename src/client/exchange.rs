@@ -171,6 +171,15 @@ impl Client {
         }
     }
 
+    /// The same for small calls that do no harm twice: once more at once when the connection broke, as one that was kept open
+    /// does when the other side restarted meanwhile.
+    pub(crate) async fn send_again(&self, call: &Call, mut payload: impl FnMut() -> Payload) -> Result<Answer> {
+        match self.send(call, &mut payload).await {
+            Err(Error::Broken(_)) => self.send(call, payload).await,
+            result => result,
+        }
+    }
+
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
     pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
         let traffic = &self.inner.traffic;

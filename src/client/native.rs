@@ -34,7 +34,7 @@ impl Client {
     /// Who is there.
     pub async fn info(&self) -> Result<Announcement> {
         let call = self.call("say who it is", Method::GET, paths::INFO, None);
-        self.send(&call, || Payload::Nothing).await?.json(MAX_SMALL_BYTES).await
+        self.send_again(&call, || Payload::Nothing).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Tells who we are and learns who is there.
@@ -45,7 +45,7 @@ impl Client {
     /// The same at another path (LocalSend's), with the fingerprint that the handshake has shown.
     pub async fn register_at(&self, path: &str, own: &Announcement) -> Result<(Announcement, Option<Fingerprint>)> {
         let call = self.call("say who it is", Method::POST, path, None);
-        let answer = self.send(&call, || Payload::json(own)).await?;
+        let answer = self.send_again(&call, || Payload::json(own)).await?;
         let fingerprint = answer.fingerprint();
         Ok((answer.json(MAX_SMALL_BYTES).await?, fingerprint))
     }
@@ -53,7 +53,7 @@ impl Client {
     /// The snapshots that are advertised to this device; with a session, also those that it opened the door to.
     pub async fn listing(&self, session: Option<SessionId>) -> Result<Listing> {
         let call = self.call("list its snapshots", Method::GET, paths::SNAPSHOTS, session);
-        self.send(&call, || Payload::Nothing).await?.json(MAX_LISTING_BYTES).await
+        self.send_again(&call, || Payload::Nothing).await?.json(MAX_LISTING_BYTES).await
     }
 
     /// Opens a backup session, manifest first. `entries` are taken from a blocking thread while they are sent; their content is
@@ -77,7 +77,7 @@ impl Client {
         let mut request = request.clone();
         request.idempotency_key.get_or_insert_with(|| IdempotencyKey::from_random(random::bytes()));
         let call = self.call("answer to the request", Method::POST, paths::PREPARE_DOWNLOAD, None);
-        self.send(&call, || Payload::json(&request)).await?.json(MAX_SMALL_BYTES).await
+        self.send_again(&call, || Payload::json(&request)).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Waits until a person has decided about a session. `on_tick` is called before each question, at least twice a minute.
@@ -105,7 +105,7 @@ impl Client {
     /// Ends a session; what arrived stays there for the next try until it is collected.
     pub async fn cancel(&self, session: SessionId) -> Result<()> {
         let call = self.call("end the session", Method::POST, paths::CANCEL, Some(session));
-        self.send(&call, || Payload::Nothing).await?.bytes(MAX_SMALL_BYTES).await?;
+        self.send_again(&call, || Payload::Nothing).await?.bytes(MAX_SMALL_BYTES).await?;
         Ok(())
     }
 
@@ -287,6 +287,21 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(30), ended).await.expect("the writer of the list ends");
+    }
+
+    #[tokio::test]
+    async fn a_small_call_survives_one_broken_connection() {
+        let calls = Arc::new(AtomicU64::new(0));
+        let break_first = {
+            let calls = Arc::clone(&calls);
+            async move || {
+                assert!(calls.fetch_add(1, Ordering::Relaxed) != 0, "the first caller sees a broken connection");
+                Json(Listing::default())
+            }
+        };
+        let server = TestServer::start(routes().route(paths::SNAPSHOTS, get(break_first))).await;
+        assert_eq!(server.client().listing(None).await.unwrap(), Listing::default());
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
