@@ -11,12 +11,13 @@
 //! | file | what |
 //! |---|---|
 //! | [`native`] | the calls of the native API |
-//! | [`exchange`] | one request and its answer: time limits, bounds, addresses |
+//! | `exchange` | one request and its answer: time limits, bounds, addresses |
 //! | [`upload_list`] | the body of `prepare-upload`, streamed |
-//! | [`blocks`] | blocks to a body and back |
+//! | `blocks` | blocks to a body and back |
 //! | [`remote_vault`] | another device's repository as a [`Vault`](crate::vault::Vault) |
-//! | [`pair`] | the PIN exchange, on one connection |
-//! | [`retry`] | when to try again |
+//! | [`mod@pair`] | the PIN exchange, on one connection |
+//! | `wire` | one connection that the caller made |
+//! | `retry` | when to try again |
 //! | [`error`] | what can go wrong |
 
 pub(crate) mod blocks;
@@ -27,6 +28,7 @@ pub mod pair;
 pub mod remote_vault;
 pub(crate) mod retry;
 pub mod upload_list;
+pub(crate) mod wire;
 
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -43,6 +45,7 @@ pub use error::{Error, Result};
 pub use exchange::Patience;
 pub use pair::{Paired, PinSource, pair};
 pub use remote_vault::RemoteVault;
+pub use wire::register_in_the_clear;
 
 /// Connections kept open while idle: the engine has a handful of calls under way at once.
 const IDLE_CONNECTIONS: usize = 8;

@@ -1,8 +1,8 @@
 //! What can go wrong when another device is called: facts for programs, a sentence and a hint for people.
 
 use crate::identity::{self, WrongFingerprint};
-use crate::model::Fingerprint;
 use crate::model::text::clean;
+use crate::model::{ChunkId, Fingerprint};
 use crate::protocol::{ErrorBody, ErrorCode};
 use crate::vault;
 use http::StatusCode;
@@ -44,6 +44,9 @@ pub enum Error {
     /// The answer is not what the protocol says.
     #[error("the other device answered {0}")]
     NotUnderstood(String),
+    /// The answer was whole, and chunks that were asked for are not in it.
+    #[error("{} chunks that were asked for are not there", .0.len())]
+    ChunksMissing(Vec<ChunkId>),
     /// This end could not go on.
     #[error("{0}")]
     Failed(&'static str, #[source] BoxError),
@@ -139,6 +142,7 @@ impl Error {
             Self::Offline(_) | Self::Broken(_) => "offline",
             Self::TimedOut(_) => "timed-out",
             Self::NotUnderstood(_) => "not-understood",
+            Self::ChunksMissing(_) => ErrorCode::MissingChunks.name(),
             Self::Failed(..) => ErrorCode::Failed.name(),
             Self::PairingDeclined => ErrorCode::Declined.name(),
             Self::WrongPin { .. } | Self::Identity(identity::Error::Pairing) => ErrorCode::PairingFailed.name(),
@@ -164,6 +168,7 @@ impl Error {
             Self::PairingDeclined | Self::WrongPin { attempts_left: 0 } | Self::PinExpired => "start the pairing again",
             Self::WrongPin { .. } => "look at the digits on the other screen and try again",
             Self::Intercepted => "do not type the PIN; find out which device relays this connection",
+            Self::ChunksMissing(_) => "look after the store on the other device: `lan-backup verify` there",
             Self::Failed(..) | Self::NoPin(_) => return None,
         };
         Some(hint.to_owned())
@@ -211,7 +216,11 @@ impl From<Error> for vault::Error {
                     ErrorCode::MissingChunks => Self::Missing(missing),
                     ErrorCode::StalePrevious => Self::Stale(head),
                     ErrorCode::Full => Self::Full(message),
-                    ErrorCode::NotFound => Self::NotFound(format!("what was asked for ({message})")),
+                    // The vault's own sentence goes on with these words.
+                    ErrorCode::NotFound => match message.strip_suffix(" is not there") {
+                        Some(what) => Self::NotFound(what.to_owned()),
+                        None => Self::NotFound(format!("what was asked for ({message})")),
+                    },
                     ErrorCode::Corrupt => Self::Corrupt(format!("a part of the backup ({message})")),
                     ErrorCode::Busy => Self::Offline(message.into()),
                     ErrorCode::Failed => Self::Failed(message, None),
@@ -219,6 +228,8 @@ impl From<Error> for vault::Error {
                 }
             }
             Error::Offline(_) | Error::Broken(_) | Error::TimedOut(_) => Self::Offline(Box::new(error)),
+            Error::ChunksMissing(ids) if ids.len() == 1 => Self::NotFound(format!("chunk {}", ids[0])),
+            Error::ChunksMissing(ids) => Self::NotFound(format!("one of {} chunks", ids.len())),
             Error::Failed(what, source) => Self::Failed(what.to_owned(), Some(source)),
             other => Self::Refused(other.to_string()),
         }
@@ -228,7 +239,6 @@ impl From<Error> for vault::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ChunkId;
 
     fn answer(status: u16, body: &str) -> Error {
         Error::from_answer(StatusCode::from_u16(status).unwrap(), body.as_bytes())
@@ -270,6 +280,8 @@ mod tests {
         assert!(matches!(say("stale-previous"), vault::Error::Stale(None)));
         assert!(matches!(say("full"), vault::Error::Full(_)));
         assert!(matches!(say("not-found"), vault::Error::NotFound(_)));
+        let absent = r#"{"code":"not-found","message":"snapshot 12 is not there"}"#;
+        assert_eq!(vault::Error::from(answer(404, absent)).to_string(), "snapshot 12 is not there");
         assert!(matches!(say("corrupt"), vault::Error::Corrupt(_)));
         assert!(matches!(say("busy"), vault::Error::Offline(_)));
         for code in ["session-gone", "declined", "not-allowed", "not-paired", "too-large"] {

@@ -24,13 +24,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// A name that no resolver knows (RFC 6761), so that a request can never go anywhere but to our own resolver's answer.
 const HOST: &str = "https://device.lan-backup.invalid";
 /// An answer that is not a success: 4,096 missing ids are 275 KiB, a head record at most 256 KiB.
 const MAX_ERROR_BYTES: usize = 1 << 20;
+/// Pieces of a list between its writer and the connection; the writer has a channel of its own.
+const LIST_CHANNEL: usize = 1;
+/// Looks within one time limit whether a body moves: what stands still is noticed at most a quarter of the limit late.
+const LOOKS: u32 = 4;
 /// A small JSON answer.
 pub(crate) const MAX_SMALL_BYTES: usize = 1 << 20;
 
@@ -167,6 +171,15 @@ impl Client {
         }
     }
 
+    /// The same for small calls that do no harm twice: once more at once when the connection broke, as one that was kept open
+    /// does when the other side restarted meanwhile.
+    pub(crate) async fn send_again(&self, call: &Call, mut payload: impl FnMut() -> Payload) -> Result<Answer> {
+        match self.send(call, &mut payload).await {
+            Err(Error::Broken(_)) => self.send(call, payload).await,
+            result => result,
+        }
+    }
+
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
     pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
         let traffic = &self.inner.traffic;
@@ -175,8 +188,7 @@ impl Client {
         if let Some(session) = &call.session {
             request = request.header(SESSION_HEADER, session.to_string());
         }
-        // Dropped with this future, which ends a list whose answer came early.
-        let (_alive, ended) = oneshot::channel();
+        let mut list = None;
         request = match payload {
             Payload::Nothing => {
                 progress.all_out.store(true, Ordering::Relaxed);
@@ -197,11 +209,25 @@ impl Client {
                 ))
             }
             Payload::List(pieces) => {
+                let (sender, receiver) = mpsc::channel(LIST_CHANNEL);
+                list = Some((pieces, sender));
                 let request = request.header(header::CONTENT_TYPE, "application/zstd");
-                request.body(unknown(pieces, ended, traffic.clone(), Arc::clone(&progress)))
+                request.body(unknown(receiver, traffic.clone()))
             }
         };
-        let response = self.moving(call, &progress, request.send()).await?;
+        let sending = async {
+            let mut sending = pin!(request.send());
+            if let Some((pieces, sender)) = list {
+                // The answer ends the list: nobody waits for a connection that does not take the rest of it.
+                tokio::select! {
+                    biased;
+                    response = &mut sending => return response,
+                    () = hand_over(pieces, sender, &progress) => {}
+                }
+            }
+            sending.await
+        };
+        let response = self.moving(call, &progress, sending).await?;
         let response = response.map_err(|error| {
             let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
             Error::from_connection(error.without_url(), connecting)
@@ -210,21 +236,21 @@ impl Client {
         if answer.response.status().is_success() { Ok(answer) } else { Err(answer.into_error().await) }
     }
 
-    /// Waits for `future` while the body moves.
+    /// Waits for `future` while the body moves. Making the connection is part of the wait.
     async fn moving<F: Future>(&self, call: &Call, progress: &Progress, future: F) -> Result<F::Output> {
         let mut future = pin!(future);
-        loop {
-            let before = progress.pieces.load(Ordering::Relaxed);
+        let (mut still, mut seen) = (0, 0);
+        while still < LOOKS {
             let all_out = progress.all_out.load(Ordering::Relaxed);
             let limit = if all_out { call.answer } else { self.inner.patience.send };
-            if let Ok(output) = timeout(limit + self.inner.patience.connect, &mut future).await {
+            if let Ok(output) = timeout(limit / LOOKS, &mut future).await {
                 return Ok(output);
             }
-            let moved = progress.pieces.load(Ordering::Relaxed) != before;
-            if !moved && !progress.ours.load(Ordering::Relaxed) {
-                return Err(Error::TimedOut(call.what));
-            }
+            let pieces = progress.pieces.load(Ordering::Relaxed);
+            let moved = pieces != seen || progress.ours.load(Ordering::Relaxed);
+            (still, seen) = (if moved { 0 } else { still + 1 }, pieces);
         }
+        Err(Error::TimedOut(call.what))
     }
 }
 
@@ -240,29 +266,38 @@ fn known(pieces: VecDeque<Bytes>, traffic: Traffic, progress: Arc<Progress>) -> 
     }))
 }
 
-/// A body that is still being written. When `ended` fires before it is complete, it ends with an error, never as if it were
-/// whole.
-fn unknown(
-    pieces: mpsc::Receiver<Bytes>,
-    ended: oneshot::Receiver<()>,
-    traffic: Traffic,
-    progress: Arc<Progress>,
-) -> Body {
-    Body::wrap_stream(stream::unfold(Some((pieces, ended)), move |state| {
-        let (traffic, progress) = (traffic.clone(), Arc::clone(&progress));
+/// Hands a list over as the connection takes it; `None` says that it is whole.
+async fn hand_over(mut pieces: mpsc::Receiver<Bytes>, body: mpsc::Sender<Option<Bytes>>, progress: &Progress) {
+    loop {
+        progress.ours.store(true, Ordering::Relaxed);
+        let piece = pieces.recv().await;
+        progress.ours.store(false, Ordering::Relaxed);
+        let whole = piece.is_none();
+        if body.send(piece).await.is_err() {
+            return;
+        }
+        progress.pieces.fetch_add(1, Ordering::Relaxed);
+        if whole {
+            progress.all_out.store(true, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+/// A body that is still being written. Without the word that it is whole it ends with an error.
+fn unknown(pieces: mpsc::Receiver<Option<Bytes>>, traffic: Traffic) -> Body {
+    Body::wrap_stream(stream::unfold(Some(pieces), move |pieces| {
+        let traffic = traffic.clone();
         async move {
-            let (mut pieces, mut ended) = state?;
-            progress.ours.store(true, Ordering::Relaxed);
-            let piece = tokio::select! {
-                biased;
-                _ = &mut ended => return Some((Err(io::Error::from(io::ErrorKind::Interrupted)), None)),
-                piece = pieces.recv() => piece,
-            };
-            progress.ours.store(false, Ordering::Relaxed);
-            progress.pieces.fetch_add(1, Ordering::Relaxed);
-            progress.all_out.store(piece.is_none(), Ordering::Relaxed);
-            traffic.add_sent(piece.as_ref().map_or(0, Bytes::len));
-            piece.map(|piece| (Ok(piece), Some((pieces, ended))))
+            let mut pieces = pieces?;
+            match pieces.recv().await {
+                Some(Some(piece)) => {
+                    traffic.add_sent(piece.len());
+                    Some((Ok(piece), Some(pieces)))
+                }
+                Some(None) => None,
+                None => Some((Err(io::Error::from(io::ErrorKind::Interrupted)), None)),
+            }
         }
     }))
 }

@@ -34,7 +34,7 @@ impl Client {
     /// Who is there.
     pub async fn info(&self) -> Result<Announcement> {
         let call = self.call("say who it is", Method::GET, paths::INFO, None);
-        self.send(&call, || Payload::Nothing).await?.json(MAX_SMALL_BYTES).await
+        self.send_again(&call, || Payload::Nothing).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Tells who we are and learns who is there.
@@ -45,7 +45,7 @@ impl Client {
     /// The same at another path (LocalSend's), with the fingerprint that the handshake has shown.
     pub async fn register_at(&self, path: &str, own: &Announcement) -> Result<(Announcement, Option<Fingerprint>)> {
         let call = self.call("say who it is", Method::POST, path, None);
-        let answer = self.send(&call, || Payload::json(own)).await?;
+        let answer = self.send_again(&call, || Payload::json(own)).await?;
         let fingerprint = answer.fingerprint();
         Ok((answer.json(MAX_SMALL_BYTES).await?, fingerprint))
     }
@@ -53,7 +53,7 @@ impl Client {
     /// The snapshots that are advertised to this device; with a session, also those that it opened the door to.
     pub async fn listing(&self, session: Option<SessionId>) -> Result<Listing> {
         let call = self.call("list its snapshots", Method::GET, paths::SNAPSHOTS, session);
-        self.send(&call, || Payload::Nothing).await?.json(MAX_LISTING_BYTES).await
+        self.send_again(&call, || Payload::Nothing).await?.json(MAX_LISTING_BYTES).await
     }
 
     /// Opens a backup session, manifest first. `entries` are taken from a blocking thread while they are sent; their content is
@@ -63,18 +63,12 @@ impl Client {
         self.info().await?;
         let (receiver, producer) = upload_list::produce(header.clone(), entries);
         let call = self.call("answer to the list of files", Method::POST, paths::PREPARE_UPLOAD, None);
-        let answer = self.send_once(&call, Payload::List(receiver)).await;
-        let answer = match answer {
-            Ok(answer) => answer.json(MAX_SMALL_BYTES).await,
-            Err(error) => Err(error),
-        };
-        // It has ended, or ends with its next piece: nobody takes it any more.
-        let produced = producer.await;
-        match (answer, produced) {
-            (Ok(answer), Ok(Ok(()))) => Ok(answer),
-            (Ok(_), Ok(Err(_))) => Err(Error::NotUnderstood("before it had read the list of files".to_owned())),
-            (Ok(_), Err(error)) => Err(Error::Failed("the list of files could not be written", error.into())),
-            (Err(error), _) => Err(error),
+        // After an answer that says no, the writer ends with its next piece, and nobody needs to wait for that.
+        let answer = self.send_once(&call, Payload::List(receiver)).await?.json(MAX_SMALL_BYTES).await?;
+        match producer.await {
+            Ok(Ok(())) => Ok(answer),
+            Ok(Err(_)) => Err(Error::NotUnderstood("before it had read the list of files".to_owned())),
+            Err(error) => Err(Error::Failed("the list of files could not be written", error.into())),
         }
     }
 
@@ -83,7 +77,7 @@ impl Client {
         let mut request = request.clone();
         request.idempotency_key.get_or_insert_with(|| IdempotencyKey::from_random(random::bytes()));
         let call = self.call("answer to the request", Method::POST, paths::PREPARE_DOWNLOAD, None);
-        self.send(&call, || Payload::json(&request)).await?.json(MAX_SMALL_BYTES).await
+        self.send_again(&call, || Payload::json(&request)).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Waits until a person has decided about a session. `on_tick` is called before each question, at least twice a minute.
@@ -111,7 +105,7 @@ impl Client {
     /// Ends a session; what arrived stays there for the next try until it is collected.
     pub async fn cancel(&self, session: SessionId) -> Result<()> {
         let call = self.call("end the session", Method::POST, paths::CANCEL, Some(session));
-        self.send(&call, || Payload::Nothing).await?.bytes(MAX_SMALL_BYTES).await?;
+        self.send_again(&call, || Payload::Nothing).await?.bytes(MAX_SMALL_BYTES).await?;
         Ok(())
     }
 
@@ -162,12 +156,7 @@ impl Client {
             reader.finish().map(|()| blocks)
         };
         let blocks = timeout(whole, read).await.unwrap_or(Err(Error::TimedOut("send chunks")))?;
-        if wanted.is_empty() {
-            Ok(blocks)
-        } else {
-            // The receiver has sent the head of its answer already when it finds out that it cannot read something.
-            Err(Error::Broken(format!("{} of {} chunks did not come", wanted.len(), ids.len()).into()))
-        }
+        if wanted.is_empty() { Ok(blocks) } else { Err(Error::ChunksMissing(wanted.into_iter().collect())) }
     }
 
     /// Commits a record. Harmless twice: the same record is answered with the same snapshot.
@@ -192,6 +181,34 @@ fn marked(bitmap: &[u8], ids: &[ChunkId]) -> Vec<ChunkId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::test_server::TestServer;
+    use crate::client::upload_list::tests::{entries, header};
+    use crate::protocol::ErrorCode;
+    use crate::protocol::session::{SessionLimits, WaitQuery};
+    use axum::body::Body;
+    use axum::extract::{Path, Query};
+    use axum::http::{HeaderMap, StatusCode};
+    use axum::response::IntoResponse;
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use futures_util::StreamExt;
+    use std::io::BufRead;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    fn session() -> SessionId {
+        SessionId::from_random([5; 16])
+    }
+
+    fn answer(state: SessionState) -> SessionAnswer {
+        let limits = SessionLimits { max_upload_bytes: 1, max_ids: 1, parallel_calls: 1 };
+        SessionAnswer { session: session(), state, api: 1, features: vec![], limits, repository: None, head: None }
+    }
+
+    fn routes() -> Router {
+        let nas = Announcement::of_this_device("nas".to_owned().into(), Fingerprint::from_bytes([1; 32]), 1, false);
+        Router::new().route(paths::INFO, get(async move || Json(nas.clone())))
+    }
 
     #[test]
     fn bit_i_of_the_bitmap_speaks_of_id_i_lowest_bit_first() {
@@ -199,5 +216,134 @@ mod tests {
         assert_eq!(marked(&[0b0000_0001, 0b1000_0000, 0b1111_1000], &ids), [ids[0], ids[15], ids[19]]);
         assert_eq!(marked(&[0xff; 3], &ids), ids);
         assert_eq!(marked(&[], &ids), []);
+    }
+
+    #[tokio::test]
+    async fn the_list_arrives_whole_and_is_streamed() {
+        let most = Arc::new(AtomicU64::new(0));
+        let read = {
+            let most = Arc::clone(&most);
+            async move |headers: HeaderMap, body: Body| {
+                assert!(!headers.contains_key("content-length"), "nobody knows the length beforehand");
+                let mut all = Vec::new();
+                let mut pieces = body.into_data_stream();
+                while let Some(piece) = pieces.next().await {
+                    let piece = piece.unwrap();
+                    most.fetch_max(piece.len() as u64, Ordering::Relaxed);
+                    all.extend_from_slice(&piece);
+                }
+                let lines = std::io::BufReader::new(zstd::Decoder::new(all.as_slice()).unwrap()).lines();
+                assert_eq!(lines.count(), 100_001);
+                Json(answer(SessionState::Open))
+            }
+        };
+        let server = TestServer::start(routes().route(paths::PREPARE_UPLOAD, post(read))).await;
+        let client = server.client();
+        let got = client.prepare_upload(&header(), entries(100_000)).await.unwrap();
+        assert_eq!(got, answer(SessionState::Open));
+        assert!(most.load(Ordering::Relaxed) < 1 << 20);
+        assert!(client.traffic().sent() > 100_000);
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_end_of_the_list_ends_the_list() {
+        let refuse = async |body: Body| {
+            body.into_data_stream().next().await;
+            (StatusCode::PAYLOAD_TOO_LARGE, r#"{"code":"too-large","message":"too many files"}"#).into_response()
+        };
+        let server = TestServer::start(routes().route(paths::PREPARE_UPLOAD, post(refuse))).await;
+        // The list has no end: only the answer can end it.
+        let error = server.client().prepare_upload(&header(), entries(u64::MAX)).await.unwrap_err();
+        assert_eq!(error.answer(), Some(ErrorCode::TooLarge), "{error:?}");
+        assert_eq!(error.to_string(), "too many files");
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_refuses_and_then_reads_no_further_holds_nothing_up() {
+        let taken = Arc::new(AtomicU64::new(0));
+        let list = {
+            let taken = Arc::clone(&taken);
+            entries(u64::MAX).inspect(move |_| {
+                taken.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        // The body is kept, unread, for as long as the server lives.
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let refuse = {
+            let kept = Arc::clone(&kept);
+            async move |body: Body| {
+                kept.lock().unwrap().push(body);
+                StatusCode::FORBIDDEN
+            }
+        };
+        let server = TestServer::start(routes().route(paths::PREPARE_UPLOAD, post(refuse))).await;
+        let held = Arc::downgrade(&taken);
+        drop(taken);
+        let error = server.client().prepare_upload(&header(), Box::new(list)).await.unwrap_err();
+        assert_eq!(error.answer(), Some(ErrorCode::NotAllowed));
+        let ended = async {
+            while held.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), ended).await.expect("the writer of the list ends");
+    }
+
+    #[tokio::test]
+    async fn a_small_call_survives_one_broken_connection() {
+        let calls = Arc::new(AtomicU64::new(0));
+        let break_first = {
+            let calls = Arc::clone(&calls);
+            async move || {
+                assert!(calls.fetch_add(1, Ordering::Relaxed) != 0, "the first caller sees a broken connection");
+                Json(Listing::default())
+            }
+        };
+        let server = TestServer::start(routes().route(paths::SNAPSHOTS, get(break_first))).await;
+        assert_eq!(server.client().listing(None).await.unwrap(), Listing::default());
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn waiting_goes_on_until_somebody_decides() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let decide = {
+            let asked = Arc::clone(&asked);
+            async move |Path(id): Path<String>, Query(query): Query<WaitQuery>| {
+                assert_eq!((id, query.wait), (session().to_string(), WAIT_SECONDS));
+                match asked.fetch_add(1, Ordering::Relaxed) {
+                    0 => Json(answer(SessionState::Waiting)).into_response(),
+                    1 => Json(answer(SessionState::Open)).into_response(),
+                    _ => (StatusCode::FORBIDDEN, r#"{"code":"declined","message":"no"}"#).into_response(),
+                }
+            }
+        };
+        let path = format!("{}/{{id}}", paths::SESSIONS);
+        let server = TestServer::start(routes().route(&path, get(decide))).await;
+        let mut ticks = 0;
+        let open = server.client().wait(session(), || ticks += 1).await.unwrap();
+        assert_eq!((open.state, ticks), (SessionState::Open, 2));
+        let error = server.client().wait(session(), || ()).await.unwrap_err();
+        assert_eq!(error.answer(), Some(ErrorCode::Declined));
+    }
+
+    #[tokio::test]
+    async fn a_repeated_prepare_download_carries_a_key_of_its_own() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let keep = {
+            let seen = Arc::clone(&seen);
+            async move |Json(request): Json<PrepareDownload>| {
+                seen.lock().unwrap().push(request.idempotency_key);
+                Json(answer(SessionState::Open))
+            }
+        };
+        let server = TestServer::start(routes().route(paths::PREPARE_DOWNLOAD, post(keep))).await;
+        let client = server.client();
+        let key = Some(IdempotencyKey::from_random([9; 16]));
+        client.prepare_download(&PrepareDownload::default()).await.unwrap();
+        client.prepare_download(&PrepareDownload { idempotency_key: key, ..Default::default() }).await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen[0].is_some() && seen[0] != key);
+        assert_eq!(seen[1], key);
     }
 }

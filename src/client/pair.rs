@@ -4,8 +4,9 @@
 //! While the person looks for the digits, the connection is kept alive by asking how the window is; so the person also learns
 //! at once when it was closed. The PIN is never logged, formatted or kept.
 
-use crate::client::error::{BoxError, Connecting, Error, Result};
+use crate::client::error::{Connecting, Error, Result};
 use crate::client::exchange::Patience;
+use crate::client::wire::Wire;
 use crate::identity::pairing::{EXPORTER_LABEL, Transcript, Typist};
 use crate::identity::{Expect, Identity, fingerprint_of};
 use crate::model::{Alias, Fingerprint, Pin, Rights, ShortCode};
@@ -16,12 +17,7 @@ use crate::protocol::pairing::{
 use crate::protocol::{ErrorCode, paths};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::ProtocolVersion;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -31,7 +27,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 /// Seconds that one question for the person's decision waits at the other side; below the 30 that the protocol allows.
 const WAIT_SECONDS: u8 = 25;
@@ -78,11 +73,10 @@ pub async fn pair(
 
 /// The one connection.
 struct Line {
-    sender: http1::SendRequest<Full<Bytes>>,
+    wire: Wire,
     exporter: [u8; 32],
     theirs: Fingerprint,
     patience: Patience,
-    _connection: AbortOnDropHandle<()>,
 }
 
 impl Line {
@@ -107,13 +101,8 @@ impl Line {
         let exporter = tls
             .export_keying_material([0; 32], EXPORTER_LABEL, None)
             .map_err(|error| Error::Failed("TLS gives no exporter", error.into()))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the pairing connection ended");
-            }
-        });
-        Ok(Self { sender, exporter, theirs, patience, _connection: AbortOnDropHandle::new(connection) })
+        let wire = Wire::over(stream).await?;
+        Ok(Self { wire, exporter, theirs, patience })
     }
 
     /// Asks the other device's person and waits for the decision.
@@ -224,29 +213,256 @@ impl Line {
     }
 
     async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize, limit: Duration) -> Result<T> {
-        let body = serde_json::to_vec(body).expect("messages have only string keys");
-        let request = Request::post(path)
-            .header(header::HOST, "device.lan-backup.invalid")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| Error::Failed("the request cannot be made", error.into()))?;
-        let asking = async {
-            self.sender.ready().await.map_err(broken)?;
-            let answer = self.sender.send_request(request).await.map_err(broken)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_PAIRING_BYTES).collect().await;
-            let body = body.map_err(|error| Error::from_connection(error, Connecting::No))?.to_bytes();
-            if status.is_success() { Ok(body) } else { Err(Error::from_answer(status, &body)) }
-        };
-        let body = timeout(limit, asking).await.map_err(|_| Error::TimedOut("answer"))??;
-        serde_json::from_slice(&body).map_err(|error| Error::NotUnderstood(format!("what cannot be read: {error}")))
+        self.wire.post(path, body, limit, MAX_PAIRING_BYTES).await
     }
-}
-
-fn broken(error: impl Into<BoxError>) -> Error {
-    Error::from_connection(error, Connecting::No)
 }
 
 fn decode(text: &str) -> Result<Vec<u8>> {
     STANDARD.decode(text).map_err(|_| Error::NotUnderstood("with what is not base64".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::test_server::{Peer, TestServer, dead_address, identity};
+    use crate::identity::pairing::Shower;
+    use crate::protocol::ErrorBody;
+    use axum::extract::{ConnectInfo, State};
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    /// A side that shows the PIN: its rules are the server's business, its answers are what the test wants.
+    #[derive(Clone)]
+    struct Screen {
+        inner: Arc<Mutex<Shown>>,
+    }
+
+    struct Shown {
+        identity: Option<Identity>,
+        pin: Pin,
+        states: VecDeque<PairState>,
+        attempts_left: u8,
+        exchange: Option<Shower>,
+        callers: Vec<Peer>,
+        claims: Option<Fingerprint>,
+        forges: bool,
+    }
+
+    fn state_of(identity: &Identity, state: WindowState) -> PairState {
+        PairState { code: identity.fingerprint().short_code(), state, expires_in: 300, attempts_left: 3 }
+    }
+
+    fn request() -> PairRequest {
+        let rights = Rights::of_a_paired_device();
+        PairRequest { v: 1, alias: Alias::new("laptop"), rights, purpose: None, wait: 0 }
+    }
+
+    async fn screen(states: Vec<PairState>) -> (Screen, TestServer) {
+        let shown = Shown {
+            identity: None,
+            pin: "123456".parse().unwrap(),
+            states: states.into(),
+            attempts_left: 3,
+            exchange: None,
+            callers: Vec::new(),
+            claims: None,
+            forges: false,
+        };
+        let screen = Screen { inner: Arc::new(Mutex::new(shown)) };
+        let routes = Router::new()
+            .route(paths::PAIR_REQUEST, post(asked))
+            .route(paths::PAIR_START, post(started))
+            .route(paths::PAIR_CONFIRM, post(confirmed));
+        let server = TestServer::start(routes.with_state(screen.clone())).await;
+        screen.inner.lock().unwrap().identity = Some(server.identity.clone());
+        (screen, server)
+    }
+
+    /// Each question takes the next state; the last one stays.
+    async fn asked(
+        State(screen): State<Screen>,
+        ConnectInfo(peer): ConnectInfo<Peer>,
+        Json(request): Json<PairRequest>,
+    ) -> Json<PairState> {
+        assert_eq!(request.v, PAIRING_VERSION);
+        let mut shown = screen.inner.lock().unwrap();
+        shown.callers.push(peer);
+        let next = if shown.states.len() > 1 { shown.states.pop_front() } else { shown.states.front().cloned() };
+        Json(PairState { attempts_left: shown.attempts_left, ..next.unwrap() })
+    }
+
+    async fn started(
+        State(screen): State<Screen>,
+        ConnectInfo(peer): ConnectInfo<Peer>,
+        Json(start): Json<PairStart>,
+    ) -> Json<PairStarted> {
+        let mut shown = screen.inner.lock().unwrap();
+        shown.attempts_left -= 1;
+        let identity = shown.identity.clone().unwrap();
+        let transcript = Transcript {
+            exporter: peer.exporter,
+            typist: peer.fingerprint.unwrap(),
+            shower: identity.fingerprint(),
+            rights: start.rights,
+        };
+        shown.callers.push(peer);
+        let (own_key, first) = (identity.signing_key().public(), STANDARD.decode(&start.message).unwrap());
+        let (exchange, message) = Shower::answer(&shown.pin, transcript, &own_key, &first, &start.signing_key).unwrap();
+        shown.exchange = Some(exchange);
+        Json(PairStarted { message: STANDARD.encode(message), signing_key: own_key })
+    }
+
+    async fn confirmed(State(screen): State<Screen>, Json(confirm): Json<PairConfirm>) -> Response {
+        let mut shown = screen.inner.lock().unwrap();
+        let exchange = shown.exchange.take().unwrap();
+        let proof = match exchange.check(&STANDARD.decode(&confirm.proof).unwrap()) {
+            Ok(proof) => proof,
+            // Somebody who does not know the PIN, and claims that all is well.
+            Err(_) if shown.forges => vec![0; 32],
+            Err(_) => {
+                let code = ErrorCode::PairingFailed;
+                let message = "the exchange failed".to_owned();
+                let body = ErrorBody { code, message, hint: None, missing: vec![], head: None };
+                return (StatusCode::FORBIDDEN, Json(body)).into_response();
+            }
+        };
+        let own = shown.identity.clone().unwrap().fingerprint();
+        let fingerprint = shown.claims.unwrap_or(own);
+        let rights = Rights::of_a_paired_device();
+        Json(PairConfirmed { proof: STANDARD.encode(proof), alias: Alias::new("nas"), rights, fingerprint })
+            .into_response()
+    }
+
+    #[derive(Default)]
+    struct Typing {
+        pins: VecDeque<&'static str>,
+        seen: Vec<u8>,
+        codes: Vec<(ShortCode, Fingerprint)>,
+        slow: Option<Duration>,
+    }
+
+    impl Typing {
+        fn of(pins: &[&'static str]) -> Self {
+            Self { pins: pins.iter().copied().collect(), ..Self::default() }
+        }
+    }
+
+    impl PinSource for Typing {
+        fn waiting(&mut self, code: ShortCode, their_fingerprint: Fingerprint) {
+            self.codes.push((code, their_fingerprint));
+        }
+
+        fn pin<'a>(&'a mut self, _state: &'a PairState, attempts_left: u8) -> BoxFuture<'a, Result<Pin>> {
+            self.seen.push(attempts_left);
+            Box::pin(async move {
+                if let Some(slow) = self.slow {
+                    sleep(slow).await;
+                }
+                let pin = self.pins.pop_front().ok_or_else(|| Error::NoPin("the person left".into()))?;
+                pin.parse().map_err(|error: crate::model::ParseError| Error::NoPin(error.into()))
+            })
+        }
+    }
+
+    async fn run(own: &Identity, server: &TestServer, typing: &mut Typing) -> Result<Paired> {
+        pair(own, server.address, Expect::FirstUse, request(), typing).await
+    }
+
+    #[tokio::test]
+    async fn the_right_pin_pairs_on_one_connection() {
+        let own = identity();
+        let states = vec![state_of(&own, WindowState::Waiting), state_of(&own, WindowState::Open)];
+        let (screen, server) = screen(states).await;
+        let mut typing = Typing::of(&["123456"]);
+        let paired = run(&own, &server, &mut typing).await.unwrap();
+        assert_eq!(paired.fingerprint, server.identity.fingerprint());
+        assert_eq!(paired.signing_key, server.identity.signing_key().public());
+        assert_eq!((paired.alias.as_str(), paired.rights), ("nas", Rights::of_a_paired_device()));
+        assert_eq!(typing.codes, [(own.fingerprint().short_code(), server.identity.fingerprint())]);
+        let callers = screen.inner.lock().unwrap().callers.clone();
+        assert_eq!(callers.len(), 3);
+        assert!(callers.iter().all(|peer| peer.exporter == callers[0].exporter));
+        assert!(callers.iter().all(|peer| peer.fingerprint == Some(own.fingerprint())));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_pin_may_be_typed_again_while_tries_are_left() {
+        let own = identity();
+        let (_, server) = screen(vec![state_of(&own, WindowState::Open)]).await;
+        let mut typing = Typing::of(&["000000", "123456"]);
+        run(&own, &server, &mut typing).await.unwrap();
+        assert_eq!(typing.seen, [3, 2]);
+
+        let (_, server) = screen(vec![state_of(&own, WindowState::Open)]).await;
+        let mut typing = Typing::of(&["000000", "111111", "222222", "123456"]);
+        let error = run(&own, &server, &mut typing).await.unwrap_err();
+        assert!(matches!(error, Error::WrongPin { attempts_left: 0 }), "{error:?}");
+        assert_eq!(typing.seen, [3, 2, 1]);
+        assert_eq!(error.code(), "pairing-failed");
+    }
+
+    #[tokio::test]
+    async fn a_no_ends_it_before_any_pin_is_asked_for() {
+        let own = identity();
+        let states = vec![state_of(&own, WindowState::Waiting), state_of(&own, WindowState::Declined)];
+        let (_, server) = screen(states).await;
+        let mut typing = Typing::of(&["123456"]);
+        assert!(matches!(run(&own, &server, &mut typing).await, Err(Error::PairingDeclined)));
+        assert!(typing.seen.is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_code_than_ours_means_that_somebody_sits_in_between() {
+        let own = identity();
+        let (_, server) = screen(vec![state_of(&identity(), WindowState::Open)]).await;
+        let mut typing = Typing::of(&["123456"]);
+        assert!(matches!(run(&own, &server, &mut typing).await, Err(Error::Intercepted)));
+        assert!(typing.seen.is_empty(), "the PIN must not be asked for");
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_know_the_pin_is_not_believed() {
+        let own = identity();
+        let (screen, server) = screen(vec![state_of(&own, WindowState::Open)]).await;
+        screen.inner.lock().unwrap().forges = true;
+        screen.inner.lock().unwrap().pin = "999999".parse().unwrap();
+        let error = run(&own, &server, &mut Typing::of(&["123456", "123456"])).await.unwrap_err();
+        assert!(matches!(error, Error::Identity(crate::identity::Error::Pairing)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_fingerprint_other_than_the_handshakes_is_not_believed() {
+        let own = identity();
+        let (screen, server) = screen(vec![state_of(&own, WindowState::Open)]).await;
+        screen.inner.lock().unwrap().claims = Some(identity().fingerprint());
+        assert!(matches!(run(&own, &server, &mut Typing::of(&["123456"])).await, Err(Error::Intercepted)));
+    }
+
+    #[tokio::test]
+    async fn a_window_that_closes_while_the_person_types_is_told() {
+        let own = identity();
+        let open = state_of(&own, WindowState::Open);
+        let (_, server) = screen(vec![open.clone(), state_of(&own, WindowState::Declined)]).await;
+        let mut typing = Typing { slow: Some(Duration::from_hours(1)), ..Typing::of(&["123456"]) };
+        assert!(matches!(run(&own, &server, &mut typing).await, Err(Error::PinExpired)));
+        let (_, server) = screen(vec![PairState { expires_in: 1, ..open }]).await;
+        assert!(matches!(run(&own, &server, &mut typing).await, Err(Error::PinExpired)));
+    }
+
+    #[tokio::test]
+    async fn giving_no_pin_strangers_and_nobody_are_told_apart() {
+        let own = identity();
+        let (_, server) = screen(vec![state_of(&own, WindowState::Open)]).await;
+        assert!(matches!(run(&own, &server, &mut Typing::default()).await, Err(Error::NoPin(_))));
+        let expect = Expect::Known(identity().fingerprint());
+        let error = pair(&own, server.address, expect, request(), &mut Typing::default()).await.unwrap_err();
+        assert!(matches!(error, Error::WrongFingerprint { .. }), "{error:?}");
+        let nobody = dead_address().await;
+        let error = pair(&own, nobody, Expect::FirstUse, request(), &mut Typing::default()).await.unwrap_err();
+        assert!(matches!(error, Error::Offline(_)), "{error:?}");
+    }
 }

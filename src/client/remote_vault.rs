@@ -464,6 +464,8 @@ mod tests {
         let (receiver, _server, vault) = vault().await;
         let (one, other) = (block(1, 100), block(2, 100));
         vault.put(vec![one.clone()]).await.unwrap();
+        let absent = vault.get(vec![id_of(&one), id_of(&other)]).await;
+        assert!(matches!(absent, Err(vault::Error::NotFound(what)) if what.contains(&id_of(&other).to_string())));
         receiver.held().extra = Some(other);
         assert!(matches!(vault.get(vec![id_of(&one)]).await, Err(vault::Error::Refused(_))));
         receiver.held().extra = Some(one.clone());

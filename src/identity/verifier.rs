@@ -155,3 +155,151 @@ impl ClientCertVerifier for AnyDevice {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::identity::certificate::{IDENTITY_FILE, provider};
+    use crate::platform::fs;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+    const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+
+    fn device() -> (tempfile::TempDir, Identity) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_generate(folder.path()).unwrap();
+        (folder, identity)
+    }
+
+    /// Carries bytes to and fro until both are done; the first error is the client's or the server's.
+    fn handshake(
+        client: Arc<ClientConfig>,
+        server: Arc<ServerConfig>,
+    ) -> Result<(ClientConnection, ServerConnection), (&'static str, rustls::Error)> {
+        let name = ServerName::try_from("device.lan-backup.invalid").unwrap();
+        let mut client = ClientConnection::new(client, name).unwrap();
+        let mut server = ServerConnection::new(server).unwrap();
+        while client.is_handshaking() || server.is_handshaking() || client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                server.process_new_packets().map_err(|error| ("server", error))?;
+            }
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                client.process_new_packets().map_err(|error| ("client", error))?;
+            }
+        }
+        Ok((client, server))
+    }
+
+    fn only(
+        version: &'static SupportedProtocolVersion,
+        expect: Expect,
+        resolver: Arc<SingleCertAndKey>,
+    ) -> Arc<ClientConfig> {
+        let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
+        let verifier = Arc::new(ExpectedDevice::new(expect, &provider()));
+        Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(resolver))
+    }
+
+    /// The certificate of one device with the key of another: what an impostor can show.
+    fn stolen(certificate: &Identity, key_folder: &tempfile::TempDir) -> Arc<SingleCertAndKey> {
+        let pem = fs::read(&key_folder.path().join(IDENTITY_FILE)).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+        let key = provider().key_provider.load_private_key(key).unwrap();
+        let chain = vec![certificate.inner.keys.certificate.clone()];
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
+    }
+
+    #[test]
+    fn both_sides_learn_who_the_other_is_and_nothing_can_be_resumed() {
+        let ((_a, laptop), (_b, nas)) = (device(), device());
+        for version in VERSIONS {
+            let config = only(version, Expect::Known(nas.fingerprint()), laptop.inner.keys.resolver());
+            for _ in 0..2 {
+                let (client, server) = handshake(Arc::clone(&config), nas.server_config()).unwrap();
+                assert_eq!(fingerprint_of(&client.peer_certificates().unwrap()[0]), nas.fingerprint());
+                assert_eq!(fingerprint_of(&server.peer_certificates().unwrap()[0]), laptop.fingerprint());
+                // This client would resume if the server let it.
+                assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full), "{version:?}");
+                assert_eq!(client.tls13_tickets_received(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn our_client_resumes_nothing_even_with_a_server_that_would() {
+        let ((_a, laptop), (_b, nas)) = (device(), device());
+        for version in VERSIONS {
+            let eager = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
+            let eager = eager.with_no_client_auth().with_cert_resolver(nas.inner.keys.resolver());
+            let eager = Arc::new(eager);
+            let ours = laptop.client_config(Expect::Known(nas.fingerprint()));
+            // The control: a client with the library's defaults is resumed.
+            let usual = only(version, Expect::FirstUse, laptop.inner.keys.resolver());
+            let kind = |config: &Arc<ClientConfig>| {
+                let (client, _) = handshake(Arc::clone(config), Arc::clone(&eager)).unwrap();
+                client.handshake_kind().unwrap()
+            };
+            assert_eq!((kind(&usual), kind(&usual)), (rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed));
+            assert_eq!((kind(&ours), kind(&ours)), (rustls::HandshakeKind::Full, rustls::HandshakeKind::Full));
+        }
+    }
+
+    #[test]
+    fn another_device_is_refused_by_name_in_the_handshake() {
+        let ((_a, laptop), (_b, nas), (_c, other)) = (device(), device(), device());
+        for version in VERSIONS {
+            let config = only(version, Expect::Known(nas.fingerprint()), laptop.inner.keys.resolver());
+            let (side, error) = handshake(config, other.server_config()).unwrap_err();
+            assert_eq!(side, "client");
+            let wrong = WrongFingerprint { expected: nas.fingerprint(), found: other.fingerprint() };
+            assert_eq!(WrongFingerprint::find(&error), Some(wrong));
+            assert_eq!(WrongFingerprint::find(&io::Error::other(error)), Some(wrong));
+        }
+        assert_eq!(WrongFingerprint::find(&io::Error::other("else")), None);
+    }
+
+    #[test]
+    fn whoever_shows_a_certificate_without_holding_its_key_is_refused_on_both_sides() {
+        let ((_a, laptop), (_b, nas), (thief_folder, _thief)) = (device(), device(), device());
+        for version in VERSIONS {
+            for expect in [Expect::Known(nas.fingerprint()), Expect::FirstUse] {
+                let (side, _) =
+                    handshake(only(version, expect, stolen(&laptop, &thief_folder)), nas.server_config()).unwrap_err();
+                assert_eq!(side, "server", "a thief came in with the laptop's certificate");
+                let impostor =
+                    ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
+                let impostor = impostor.with_no_client_auth().with_cert_resolver(stolen(&nas, &thief_folder));
+                let config = only(version, expect, laptop.inner.keys.resolver());
+                let (side, _) = handshake(config, Arc::new(impostor)).unwrap_err();
+                assert_eq!(side, "client", "a thief was taken for the nas");
+            }
+        }
+    }
+
+    #[test]
+    fn a_caller_without_a_certificate_is_let_in_as_nobody() {
+        let (_folder, nas) = device();
+        let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS).unwrap();
+        let verifier = Arc::new(ExpectedDevice::new(Expect::FirstUse, &provider()));
+        let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        let (_, server) = handshake(Arc::new(config), nas.server_config()).unwrap();
+        assert!(server.peer_certificates().is_none());
+    }
+}
