@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn the_template_is_valid_with_and_without_its_comments() {
         assert_eq!(toml::from_str::<Settings>(TEMPLATE).unwrap(), Settings::default());
-        let all: String = TEMPLATE.lines().skip(3).map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
+        let all: String =
+            TEMPLATE.lines().skip(3).map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!((settings.port, settings.quota_gib, settings.accept), (Some(53317), Some(500), Some(Accept::Ask)));
     }

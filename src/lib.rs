@@ -37,3 +37,5 @@ pub mod server;
 pub mod discovery;
 
 pub mod daemon;
+
+pub mod cli;

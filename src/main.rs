@@ -1,2 +1,7 @@
-//! lan-backup
-fn main() {}
+//! The binary: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lan_backup::cli::main()
+}

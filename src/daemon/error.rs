@@ -122,11 +122,13 @@ impl Error {
     pub fn code(&self) -> String {
         let code = match self {
             Self::Client(error) => error.code(),
-            Self::Vault(error) | Self::Backup(backup::Error::Vault(error)) | Self::Restore(restore::Error::Vault(error)) => {
-                vault_code(error)
-            }
+            Self::Vault(error)
+            | Self::Backup(backup::Error::Vault(error))
+            | Self::Restore(restore::Error::Vault(error)) => vault_code(error),
             Self::Backup(backup::Error::Roots(_)) => "bad-path",
-            Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => "bad-pattern",
+            Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => {
+                "bad-pattern"
+            }
             Self::Restore(restore::Error::Selection(_)) => "no-such-snapshot",
             Self::Restore(restore::Error::Target(error)) if is_full(error) => "disk-full",
             Self::Config(_) => "config",
@@ -153,9 +155,11 @@ impl Error {
             Self::Client(error) => return error.hint(),
             Self::Identity(error) => return error.hint(),
             Self::Server(error) => return error.hint(),
-            Self::Store(error) => return error.hint(),
+            Self::Store(error) => return store_hint(error).map(str::to_owned),
             Self::Usage { hint, .. } | Self::Refused { hint, .. } => return hint.clone(),
-            Self::Vault(error) | Self::Backup(backup::Error::Vault(error)) | Self::Restore(restore::Error::Vault(error)) => {
+            Self::Vault(error)
+            | Self::Backup(backup::Error::Vault(error))
+            | Self::Restore(restore::Error::Vault(error)) => {
                 return vault_hint(error).map(str::to_owned);
             }
             Self::UnknownDevice { tried, .. } => {
@@ -194,10 +198,23 @@ fn vault_code(error: &vault::Error) -> &'static str {
     }
 }
 
+fn store_hint(error: &store::Error) -> Option<&'static str> {
+    match error {
+        store::Error::NewerFormat { .. } => Some("nothing was changed; install the newer lan-backup here, or choose another --store"),
+        store::Error::Full => Some("make space on this device; nothing old was touched"),
+        store::Error::Damaged { .. } | store::Error::Pack { .. } | store::Error::Chunk { .. } => {
+            Some("this disk may be failing; copy the store elsewhere before anything else")
+        }
+        _ => None,
+    }
+}
+
 fn vault_hint(error: &vault::Error) -> Option<&'static str> {
     match error {
         vault::Error::Offline(_) => Some("run the same command again: what has arrived is not sent twice"),
-        vault::Error::Full(_) => Some("make space on the other device, then run the same command again; nothing old was touched"),
+        vault::Error::Full(_) => {
+            Some("make space on the other device, then run the same command again; nothing old was touched")
+        }
         vault::Error::Corrupt(_) => Some("the holder's disk may be failing; other snapshots may still be whole"),
         vault::Error::Stale(_) => Some("another backup of the same set is running; run it again when that has ended"),
         _ => None,

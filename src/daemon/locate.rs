@@ -57,7 +57,10 @@ impl Located {
 /// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::NotLanBackup`].
 pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Located> {
     let selector: Selector = name.parse().map_err(|error: crate::model::ParseError| {
-        Error::usage(error.to_string(), "a device is an alias, the beginning of its fingerprint, or an address like 192.168.1.7:53317")
+        Error::usage(
+            error.to_string(),
+            "a device is an alias, the beginning of its fingerprint, or an address like 192.168.1.7:53317",
+        )
     })?;
     if let Selector::Address(place) = &selector {
         let interfaces = interfaces::list().map_err(crate::discovery::Error::Interfaces)?;
@@ -65,8 +68,12 @@ pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) ->
         let address = address.map_err(|error| Error::usage(error.to_string(), "check the address"))?;
         return at(context, address).await;
     }
-    let fitting: Vec<Trust> =
-        context.trust.list().into_iter().filter(|trust| selector.fits(&trust.alias, Some(&trust.fingerprint))).collect();
+    let fitting: Vec<Trust> = context
+        .trust
+        .list()
+        .into_iter()
+        .filter(|trust| selector.fits(&trust.alias, Some(&trust.fingerprint)))
+        .collect();
     if let [trust] = fitting.as_slice()
         && let Some(located) = at_last_address(context, trust).await?
     {
@@ -83,7 +90,9 @@ pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) ->
         Found::Several(devices) => match chooser.choose(name, &devices) {
             Some(index) if index < devices.len() => devices[index].clone(),
             _ => {
-                let show = |d: &Device| format!("{} {}", d.alias, d.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default());
+                let show = |d: &Device| {
+                    format!("{} {}", d.alias, d.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default())
+                };
                 return Err(Error::Ambiguous { name: name.to_owned(), devices: devices.iter().map(show).collect() });
             }
         },
@@ -137,11 +146,7 @@ async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
 }
 
 /// A paired device's new address is remembered for next time.
-fn remember_address(
-    context: &Context,
-    fingerprint: Fingerprint,
-    address: Option<SocketAddr>,
-) -> Result<Option<Trust>> {
+fn remember_address(context: &Context, fingerprint: Fingerprint, address: Option<SocketAddr>) -> Result<Option<Trust>> {
     let trust = context.trust.find(&fingerprint);
     if let (Some(trust), Some(address)) = (&trust, address)
         && trust.address != Some(address)

@@ -79,11 +79,14 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
     let repository = match fitting.as_slice() {
         [one] => one.clone(),
         [] => {
-            let message = of.map_or("no device has backed up to this one".to_owned(), |of| format!("no device `{of}` has backed up here"));
+            let message = of.map_or("no device has backed up to this one".to_owned(), |of| {
+                format!("no device `{of}` has backed up here")
+            });
             return Err(Error::usage(message, "`lan-backup snapshots` lists what is kept here"));
         }
         several => {
-            let names: Vec<_> = several.iter().map(|one| format!("{} ({})", one.alias(), one.owner().short_code())).collect();
+            let names: Vec<_> =
+                several.iter().map(|one| format!("{} ({})", one.alias(), one.owner().short_code())).collect();
             let message = format!("several devices have backed up here: {}", names.join(", "));
             return Err(Error::usage(message, "say whose backup is meant with --of ALIAS"));
         }

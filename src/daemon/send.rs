@@ -13,9 +13,9 @@ use crate::model::{IdempotencyKey, RepositoryId, SetName, SnapshotId, SnapshotIn
 use crate::monitor::{Fault, Monitor};
 use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
+use crate::protocol::API_VERSION;
 use crate::protocol::pairing::Purpose;
 use crate::protocol::session::{PrepareUpload, SessionAnswer, SessionState};
-use crate::protocol::API_VERSION;
 use crate::signer;
 use crate::vault::Vault;
 use std::path::PathBuf;
@@ -279,7 +279,9 @@ async fn learn_parent(
         message: format!("the newest snapshot there: {error}"),
         hint: None,
     })?;
-    monitor.notice("nothing is remembered of the last backup; every file is read, and only what is new is sent".to_owned());
+    monitor.notice(
+        "nothing is remembered of the last backup; every file is read, and only what is new is sent".to_owned(),
+    );
     let opened = retrieve::open_remote(context, located, None, false, monitor).await?;
     let cache = cache(context, listed.repository.id, set)?;
     let fetched = cache.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
@@ -296,10 +298,12 @@ async fn learn_parent(
 
 fn set_name(roots: &Roots, chosen: Option<&str>) -> Result<SetName> {
     let derived = roots.default_set_name();
-    let text = chosen.map(str::to_owned).or(derived).ok_or_else(|| {
-        Error::usage("several paths need a name for the set", "give one with --set NAME")
-    })?;
-    text.parse().map_err(|error: crate::model::ParseError| Error::usage(error.to_string(), "give another with --set NAME"))
+    let text = chosen
+        .map(str::to_owned)
+        .or(derived)
+        .ok_or_else(|| Error::usage("several paths need a name for the set", "give one with --set NAME"))?;
+    text.parse()
+        .map_err(|error: crate::model::ParseError| Error::usage(error.to_string(), "give another with --set NAME"))
 }
 
 fn check_roots(set: &SetName, before: &[Root], now: &Roots, options: &SendOptions) -> Result<()> {

@@ -1,9 +1,11 @@
-//! Is what is there identical already? Then it is not fetched.
+//! Is what is there identical already? Then it is not fetched. And: are two trees the same?
 
 use crate::codec::chunk_id;
 use crate::model::Extent;
+use crate::platform::{self, Context, attributes, fs};
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 /// Compares an open file with extents, given in order; stops at the first difference.
 #[derive(Debug)]
@@ -52,6 +54,51 @@ impl Comparison {
             }
         }
     }
+}
+
+/// The first path, by name, at which two trees differ in kind, bytes, mode, time of change or link target. Reads every byte of both.
+///
+/// # Errors
+/// The disk's.
+pub fn trees_differ(left: &Path, right: &Path) -> platform::Result<Option<PathBuf>> {
+    let (Some(a), Some(b)) = (fs::metadata_if_there(left)?, fs::metadata_if_there(right)?) else {
+        return Ok(Some(left.to_owned()));
+    };
+    let same_mode = a.is_symlink() || attributes::permissions(&a) == attributes::permissions(&b);
+    if a.file_type() != b.file_type() || !same_mode || attributes::modified(&a) != attributes::modified(&b) {
+        return Ok(Some(left.to_owned()));
+    }
+    if a.is_symlink() {
+        let same = fs::read_link(left)? == fs::read_link(right)?;
+        return Ok((!same).then(|| left.to_owned()));
+    }
+    if a.is_file() {
+        let same = a.len() == b.len() && hash(left)? == hash(right)?;
+        return Ok((!same).then(|| left.to_owned()));
+    }
+    let (mut names, mut others) = (fs::read_dir(left)?, fs::read_dir(right)?);
+    names.sort();
+    others.sort();
+    // Sockets and the like are not backed up.
+    names.retain(|name| {
+        let found = fs::metadata(&left.join(name));
+        found.is_ok_and(|m| m.is_dir() || m.is_file() || m.is_symlink())
+    });
+    if names != others {
+        return Ok(Some(left.to_owned()));
+    }
+    for name in names {
+        if let Some(path) = trees_differ(&left.join(&name), &right.join(&name))? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn hash(path: &Path) -> platform::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(fs::open(path)?).context("read", path)?;
+    Ok(hasher.finalize())
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ fn seen_by(shared: &Arc<Shared>, call: &Call) -> Result<Seen, ApiError> {
         let under_way = shared.begin_call(session, trust.fingerprint, Use::Read)?;
         return Ok((vec![under_way.repository()?], Some(under_way)));
     }
-    let mut repositories = shared.store.repositories();
+    let mut repositories = shared.store()?.repositories();
     repositories.retain(|repository| may_see(trust, repository));
     Ok((repositories, None))
 }

@@ -116,7 +116,7 @@ impl Live {
         let options = ServerOptions {
             identity: identity.clone(),
             trust: trust.clone(),
-            store: store.clone(),
+            store: Some(store.clone()),
             alias: Alias::new("nas"),
             transient: false,
             accept: setup.accept,

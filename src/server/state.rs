@@ -39,7 +39,7 @@ pub(crate) struct Exchange {
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) trust: TrustStore,
-    pub(crate) store: Store,
+    store: Option<Store>,
     pub(crate) alias: Alias,
     pub(crate) transient: bool,
     pub(crate) port: u16,
@@ -96,6 +96,16 @@ impl Shared {
             changed: watch::Sender::new(0),
             numbers: AtomicU64::new(0),
         }
+    }
+
+    /// What is kept here.
+    ///
+    /// # Errors
+    /// 404 from a listener that keeps nothing.
+    pub(crate) fn store(&self) -> Result<&Store, ApiError> {
+        self.store
+            .as_ref()
+            .ok_or_else(|| ApiError::not_found("this device keeps no backups; it only listens for a moment"))
     }
 
     /// What this device says about itself.
@@ -188,7 +198,7 @@ impl Shared {
     ) -> Result<CallUnderWay, ApiError> {
         let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
         let mut under_way = CallUnderWay { shared: self.clone(), session, repository: None, bytes: 0 };
-        let repository = self.store.repository(&repository);
+        let repository = self.store()?.repository(&repository);
         // Whose repository was adopted by another device meanwhile writes to it no more.
         if want != Use::Read && repository.as_ref().is_some_and(|repository| repository.owner() != device) {
             return Err(ApiError::not_allowed("another device has taken over this repository"));

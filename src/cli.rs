@@ -1,0 +1,171 @@
+//! The command line: what people type, and what they see. No rule of the domain lives here.
+//!
+//! Each command is one file with its arguments and one `run`. Data goes to stdout, talk to stderr; with `--json` data is one JSON
+//! object a line.
+
+pub mod completions;
+pub mod devices;
+pub mod face;
+pub mod ls;
+pub mod output;
+pub mod pair;
+pub mod pending;
+pub mod pin;
+pub mod progress;
+pub mod restore;
+pub mod sample;
+pub mod send;
+pub mod serve;
+pub mod settings;
+pub mod size;
+pub mod snapshots;
+pub mod status;
+pub mod trust;
+pub mod try_out;
+pub mod unpair;
+
+use crate::cli::output::Output;
+use crate::cli::settings::Globals;
+use crate::daemon::Error;
+use crate::platform::shutdown::Shutdown;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// How a command ended. The numbers are part of the contract with scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// 0: done.
+    Done,
+    /// 1: failed.
+    Failed,
+    /// 2: wrong usage.
+    Usage,
+    /// 3: done, but some files were skipped.
+    Skipped,
+    /// 130: stopped by the user.
+    Stopped,
+}
+
+impl ExitStatus {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Skipped => 3,
+            Self::Stopped => 130,
+        }
+    }
+
+    /// Done, or done with faults.
+    pub fn with_faults(faults: u64) -> Self {
+        if faults == 0 { Self::Done } else { Self::Skipped }
+    }
+}
+
+/// lan-backup backs up computers to each other over the local network: no cloud, no account, no server to configure.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lan-backup",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  \
+        lan-backup try                          see the whole story on this machine\n  \
+        lan-backup serve                        keep other devices' backups here\n  \
+        lan-backup send nas ~/Documents         back up to the device called nas\n  \
+        lan-backup restore nas --to ~/rescue    get it back\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some files were skipped, 130 stopped"
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Devices(devices::Args),
+    Pair(pair::Args),
+    Unpair(unpair::Args),
+    Trust(trust::Args),
+    Pin(pin::Args),
+    Pending(pending::Args),
+    Send(send::Args),
+    Snapshots(snapshots::Args),
+    Ls(ls::Args),
+    Restore(restore::Args),
+    Status(status::Args),
+    Try(try_out::Args),
+    Completions(completions::Args),
+}
+
+/// Parses, runs, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    settings::start_log(&cli.globals);
+    let output = Output::new(&cli.globals);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.say(&format!("error: the system gives no threads: {error}"));
+            return ExitCode::from(ExitStatus::Failed.code());
+        }
+    };
+    let shutdown = Shutdown::new();
+    let result = runtime.block_on(async {
+        tokio::spawn(settings::listen_for_ctrl_c(shutdown.clone(), output.clone()));
+        let stopped = shutdown.clone();
+        match Box::pin(dispatch(cli, output.clone(), shutdown)).await {
+            // Whatever an engine says after a stop, the stop was the reason.
+            Err(_) if stopped.is_stopped() => Err(Error::Stopped),
+            other => other,
+        }
+    });
+    // Blocking threads that still wait for a disk or a terminal are not waited for.
+    runtime.shutdown_background();
+    let status = match result {
+        Ok(status) => status,
+        Err(error) => output.failure(&error),
+    };
+    ExitCode::from(status.code())
+}
+
+async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let globals = cli.globals;
+    match cli.command {
+        Command::Serve(args) => serve::run(&globals, args, output, shutdown).await,
+        Command::Devices(args) => devices::run(&globals, &args, &output).await,
+        Command::Pair(args) => pair::run(&globals, args, &output, shutdown).await,
+        Command::Unpair(args) => unpair::run(&globals, &args, &output).await,
+        Command::Trust(args) => trust::run(&globals, &args, &output),
+        Command::Pin(args) => pin::run(&globals, &args, &output).await,
+        Command::Pending(args) => pending::run(&globals, &args, &output).await,
+        Command::Send(args) => send::run(&globals, args, output, shutdown).await,
+        Command::Snapshots(args) => snapshots::run(&globals, &args, &output).await,
+        Command::Ls(args) => ls::run(&globals, &args, &output).await,
+        Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
+        Command::Status(args) => status::run(&globals, &args, &output).await,
+        Command::Try(args) => try_out::run(&globals, args, output, shutdown).await,
+        Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_examples() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands_mut() {
+            assert!(command.get_about().is_some(), "{} says nothing about itself", command.get_name());
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{} has no examples", command.get_name());
+        }
+    }
+}

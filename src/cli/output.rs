@@ -1,0 +1,148 @@
+//! Data to stdout, talk to stderr.
+
+use crate::cli::ExitStatus;
+use crate::cli::settings::Globals;
+use crate::daemon::Error;
+use crate::model::text::clean;
+use indicatif::MultiProgress;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+
+/// Where a command's words go. Cheap to clone. Lines appear above progress bars, never through them.
+#[derive(Clone, Debug)]
+pub struct Output {
+    json: bool,
+    quiet: bool,
+    bars: MultiProgress,
+}
+
+impl Output {
+    /// As the options say.
+    pub fn new(globals: &Globals) -> Self {
+        Self { json: globals.json, quiet: globals.quiet, bars: MultiProgress::new() }
+    }
+
+    /// Whether data is JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether somebody sits there who can be asked.
+    pub fn is_interactive(&self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
+    /// Whether progress is worth drawing.
+    pub fn shows_progress(&self) -> bool {
+        !self.json && !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// Where progress bars are drawn.
+    pub fn bars(&self) -> &MultiProgress {
+        &self.bars
+    }
+
+    /// Talk, unless `--quiet`.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            self.talk(text);
+        }
+    }
+
+    /// Talk that is never left out: what went wrong, and what must be read now.
+    pub fn talk(&self, text: &str) {
+        self.bars.suspend(|| {
+            // Nobody may be reading; that is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        });
+    }
+
+    /// A line of data for people; nothing with `--json`.
+    pub fn line(&self, text: &str) {
+        if !self.json {
+            self.print(text);
+        }
+    }
+
+    /// A row of data for programs; nothing without `--json`.
+    pub fn row(&self, row: &impl Serialize) {
+        if self.json
+            && let Ok(text) = serde_json::to_string(row)
+        {
+            self.print(&text);
+        }
+    }
+
+    /// An event for programs.
+    pub fn event(&self, name: &str, fields: Value) {
+        let mut event = json!({ "event": name });
+        if let (Value::Object(event), Value::Object(fields)) = (&mut event, fields) {
+            event.extend(fields);
+        }
+        self.row(&event);
+    }
+
+    fn print(&self, text: &str) {
+        self.bars.suspend(|| {
+            let mut stdout = std::io::stdout().lock();
+            // A reader that has seen enough (`| head`) is no failure.
+            let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+        });
+    }
+
+    /// One thing that went wrong without stopping the run.
+    pub fn fault(&self, text: &str) {
+        self.talk(&format!("warning: {text}"));
+    }
+
+    /// Says why a command failed, and what to do.
+    pub fn failure(&self, error: &Error) -> ExitStatus {
+        let (code, message, hint) = (error.code(), error.sentence(), error.hint());
+        self.event("error", json!({ "code": code, "message": message, "hint": hint }));
+        self.talk(&format!("error: {}", lines_cleaned(&message)));
+        if let Some(hint) = hint {
+            self.talk(&format!("hint: {}", lines_cleaned(&hint)));
+        }
+        match error {
+            _ if error.is_stopped() => ExitStatus::Stopped,
+            Error::Usage { .. } => ExitStatus::Usage,
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+/// Cleans each line; our own line breaks stay.
+fn lines_cleaned(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n      ")
+}
+
+/// Rows of text in columns, each as wide as its widest cell.
+pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_have_no_blanks_at_the_end() {
+        let rows = [vec!["a".to_owned(), "bbb".to_owned()], vec!["größe".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&rows), ["a      bbb", "größe  c"]);
+    }
+
+    #[test]
+    fn control_characters_in_messages_do_not_reach_the_terminal() {
+        assert_eq!(lines_cleaned("a\u{1b}[31m\nb"), "a\u{fffd}[31m\n      b");
+    }
+}

@@ -1,0 +1,231 @@
+//! `restore`: get a backup back.
+
+use crate::cli::ExitStatus;
+use crate::cli::face::Face;
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::daemon::locate::locate;
+use crate::daemon::retrieve::{self, Opened};
+use crate::daemon::{Error, join};
+use crate::model::{EntryKind, SetName};
+use crate::monitor::Monitor;
+use crate::platform::shutdown::Shutdown;
+use crate::restore::chain::Signature;
+use crate::restore::dir_target::DirTarget;
+use crate::restore::plan::{Action, Plan};
+use crate::restore::select::{Include, Selection};
+use crate::restore::zip_target::ZipTarget;
+use crate::restore::{self, Conflict, PlanOptions};
+use crate::store::Store;
+use crate::vault::Vault;
+use clap::ValueEnum;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Get files back from a device
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What is there already is never replaced unless asked: a second file gets a name of its own.\n\n\
+    Examples:\n  lan-backup restore nas --to ~/rescue\n  lan-backup restore nas latest~2:Documents/letters --to ~/letters\n  \
+    lan-backup restore nas --to ~/photos --include '*.jpg'\n  lan-backup restore nas --zip all.zip\n  \
+    lan-backup restore nas --of old-laptop --to ~      a lost device's backup, on a new one"
+)]
+pub struct Args {
+    /// Alias, beginning of the fingerprint, address, or `local`
+    device: String,
+    /// `latest`, `latest~2` or the beginning of an id; with `:PATH`, only what is in PATH, straight into DIR
+    #[arg(default_value = "latest")]
+    snapshot: String,
+    /// Where to put it
+    #[arg(long, value_name = "DIR", required_unless_present = "zip")]
+    to: Option<PathBuf>,
+    /// Write a zip file instead
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    zip: Option<PathBuf>,
+    /// Of this set
+    #[arg(long, value_name = "NAME")]
+    set: Option<SetName>,
+    /// Another device's backup; its holder is asked
+    #[arg(long, value_name = "DEVICE")]
+    of: Option<String>,
+    /// This device takes the place of the one named by --of, and continues its backups
+    #[arg(long, requires = "of")]
+    adopt: bool,
+    /// Only what fits this pattern
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// What to do with a file that is there and is not the same
+    #[arg(long, value_enum, default_value_t = Way::KeepBoth)]
+    conflict: Way,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Read the PIN from this file when it is needed (`-` for stdin), waiting until it is there
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+    /// Where this device keeps what it receives
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+/// What to do with a file that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// It stays; the restored one gets a name of its own
+    KeepBoth,
+    /// The restored one takes its place
+    Overwrite,
+    /// It stays, and nothing is restored there
+    Skip,
+}
+
+impl From<Way> for Conflict {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::KeepBoth => Self::KeepBoth,
+            Way::Overwrite => Self::Overwrite,
+            Way::Skip => Self::Skip,
+        }
+    }
+}
+
+/// Restores, or shows what would be.
+pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    // What was typed wrong is said before anybody is asked.
+    let selection: Selection = args.snapshot.parse()?;
+    let include = Include::new(&args.include)?;
+    let progress = Arc::new(Progress::new(output.clone()));
+    let monitor: Arc<dyn Monitor> = progress.clone();
+    let work = Work { args: &args, selection, include, output: &output, progress: &progress, shutdown: &shutdown };
+    if args.device == "local" {
+        let folder = context.store_folder(args.store.clone());
+        let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+        let opened = retrieve::open_local(&context, &store, args.of.as_deref())?;
+        return Box::pin(work.restore(&opened)).await;
+    }
+    let mut face = Face::new(output.clone(), args.pin_file.clone());
+    let opening = async {
+        let mut located = locate(&context, &args.device, &mut face).await?;
+        let welcome = located.trust.is_some() && join::is_welcome(&located.client(&context)?).await?;
+        if !welcome {
+            located = join::pair(&context, &located, None, &mut face).await?;
+        }
+        retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor).await
+    };
+    let opened = tokio::select! {
+        opened = opening => opened?,
+        () = shutdown.stopped() => return Err(Error::Stopped),
+    };
+    let result = Box::pin(work.restore(&opened)).await;
+    opened.close().await;
+    result
+}
+
+struct Work<'a> {
+    args: &'a Args,
+    selection: Selection,
+    include: Include,
+    output: &'a Output,
+    progress: &'a Arc<Progress>,
+    shutdown: &'a Shutdown,
+}
+
+impl Work<'_> {
+    async fn restore<V: Vault>(&self, opened: &Opened<V>) -> Result<ExitStatus, Error> {
+        let began = Instant::now();
+        let output = self.output;
+        for problem in &opened.breaks {
+            output.talk(&format!("ALARM: {problem}"));
+            output.event("alarm", json!({ "problem": problem.to_string() }));
+        }
+        let snapshot = self.selection.find(&opened.snapshots, self.args.set.as_ref())?;
+        if snapshot.trust == Signature::Unverified {
+            output.talk("warning: nobody this device knows has signed this snapshot; it is consistent, but unverified");
+        }
+        let options = PlanOptions {
+            snapshot: snapshot.info.id,
+            manifest: snapshot.record.manifest.clone(),
+            path: self.selection.path.clone(),
+            include: self.include.clone(),
+            conflict: self.args.conflict.into(),
+            target: self.args.to.clone(),
+        };
+        let monitor: Arc<dyn Monitor> = self.progress.clone();
+        let (vault, shutdown) = (opened.vault.clone(), self.shutdown.clone());
+        let plan = restore::plan(vault.clone(), options, monitor.clone(), shutdown.clone()).await?;
+        if self.args.dry_run {
+            self.progress.finish();
+            show(&plan, output)?;
+            return Ok(ExitStatus::with_faults(self.progress.faults()));
+        }
+        let result = match (&self.args.to, &self.args.zip) {
+            (Some(folder), _) => {
+                restore::run(vault, &plan, DirTarget::new(folder, monitor.clone())?, monitor, shutdown).await
+            }
+            (None, Some(file)) => {
+                restore::run(vault, &plan, ZipTarget::new(file, monitor.clone())?, monitor, shutdown).await
+            }
+            (None, None) => return Err(Error::usage("nowhere to restore to", "give --to DIR or --zip FILE")),
+        };
+        self.progress.finish();
+        let report = result?;
+        // A broken chain means that something was lost or forged, even when this snapshot is whole.
+        let faults = self.progress.faults() + opened.breaks.len() as u64;
+        output.event(
+            "finished",
+            json!({ "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults }),
+        );
+        let stats = plan.stats;
+        let mut notes = String::new();
+        if stats.identical_files > 0 {
+            notes = format!("; {} were there already", size::count(stats.identical_files));
+        }
+        if stats.beside_files > 0 {
+            notes.push_str(&format!("; {} got a second name, as another file was there", size::count(stats.beside_files)));
+        }
+        output.say(&format!(
+            "restored {} files, {} from snapshot {} of `{}`, in {}{notes}",
+            size::count(report.files),
+            size::bytes(report.bytes),
+            snapshot.info.id.short(),
+            snapshot.record.set,
+            size::duration(began.elapsed()),
+        ));
+        if faults > 0 {
+            output.talk(&format!("{} things went wrong; they are listed above", size::count(faults)));
+        }
+        Ok(ExitStatus::with_faults(faults))
+    }
+}
+
+fn show(plan: &Plan, output: &Output) -> Result<(), Error> {
+    let mut entries = plan.entries()?;
+    while let Some(planned) = entries.read_next()? {
+        let (name, words) = match &planned.action {
+            Action::Create => ("create", "write"),
+            Action::Replace => ("replace", "replace"),
+            Action::Beside => ("beside", "beside"),
+            Action::Keep if matches!(planned.entry.kind, EntryKind::Folder) => continue,
+            Action::Keep => ("keep", "same"),
+            Action::HardLink(_) => ("link", "link"),
+            Action::Skip => ("skip", "skip"),
+        };
+        output.row(&json!({ "path": planned.entry.path.to_string(), "action": name, "bytes": planned.entry.size() }));
+        output.line(&format!("{words:>8}  {}", planned.entry.path));
+    }
+    let stats = plan.stats;
+    output.event("planned", json!(stats));
+    output.say(&format!(
+        "{} files, {}: {} would be written, {} files are there already. Nothing was changed.",
+        size::count(stats.files),
+        size::bytes(stats.bytes),
+        size::bytes(stats.bytes_to_write),
+        size::count(stats.identical_files),
+    ));
+    Ok(())
+}

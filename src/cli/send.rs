@@ -1,0 +1,194 @@
+//! `send`: back up to a device.
+
+use crate::backup::filter::FilterOptions;
+use crate::backup::plan::Verdict;
+use crate::cli::ExitStatus;
+use crate::cli::face::Face;
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::codec::Compression;
+use crate::daemon::Error;
+use crate::daemon::locate::locate;
+use crate::daemon::send::{self, Prepared, SendOptions};
+use crate::monitor::Monitor;
+use crate::platform::shutdown::Shutdown;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Back up files and folders to a device; pairs with it on the way if needed
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Nothing is left out unless asked. Patterns have the syntax of .gitignore.\n\n\
+    Examples:\n  lan-backup send nas ~/Documents\n  lan-backup send nas ~/Photos ~/Mail --set home --exclude '*.tmp'\n  \
+    lan-backup send 192.168.1.7 /srv --exclude-caches --dry-run"
+)]
+pub struct Args {
+    /// Alias, beginning of the fingerprint, or address
+    device: String,
+    /// What to back up
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// What the set of these paths is called; the path's last component otherwise
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
+    /// Leave out what fits this pattern
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Leave out what fits the patterns in this file
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out what is in folders tagged as caches (CACHEDIR.TAG)
+    #[arg(long)]
+    exclude_caches: bool,
+    /// The set may have other paths than last time
+    #[arg(long)]
+    change_roots: bool,
+    /// Label the snapshot
+    #[arg(long, value_name = "TEXT")]
+    tag: Option<String>,
+    /// Show what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How to compress: none, lz4, or a zstd level from 1 to 19
+    #[arg(long, value_name = "HOW", default_value = "1", value_parser = compression)]
+    compression: Compression,
+    /// Read the PIN from this file when it is needed (`-` for stdin), waiting until it is there
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "none" => Ok(Compression::None),
+        "lz4" => Ok(Compression::Lz4),
+        level => match level.parse() {
+            Ok(level @ 1..=19) => Ok(Compression::Zstd(level)),
+            _ => Err("is neither `none`, `lz4` nor a number from 1 to 19".to_owned()),
+        },
+    }
+}
+
+/// Backs up, or shows what would be.
+pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    let began = Instant::now();
+    let mut face = Face::new(output.clone(), args.pin_file);
+    let located = tokio::select! {
+        located = locate(&context, &args.device, &mut face) => located?,
+        () = shutdown.stopped() => return Err(Error::Stopped),
+    };
+    let options = SendOptions {
+        paths: args.paths,
+        set: args.set,
+        filter: FilterOptions {
+            exclude: args.exclude,
+            exclude_files: args.exclude_file,
+            exclude_caches: args.exclude_caches,
+        },
+        tag: args.tag,
+        change_roots: args.change_roots,
+        compression: args.compression,
+    };
+    let progress = Arc::new(Progress::new(output.clone()));
+    let monitor: Arc<dyn Monitor> = progress.clone();
+    if args.dry_run {
+        let prepared = send::prepare(&context, &located, &options, &monitor, &shutdown).await?;
+        progress.finish();
+        show(&prepared, &output)?;
+        return Ok(ExitStatus::with_faults(progress.faults()));
+    }
+    let sent = send::send(&context, located, options, &mut face, monitor, shutdown).await;
+    progress.finish();
+    let sent = sent?;
+    let faults = progress.faults();
+    let (report, totals, changes) = (&sent.report, sent.report.totals, sent.report.changes);
+    output.event(
+        "finished",
+        json!({
+            "snapshot": report.snapshot, "set": sent.set, "files": totals.files, "bytes": totals.bytes,
+            "newFiles": changes.new_files, "changedFiles": changes.changed_files, "deletedFiles": changes.deleted_files,
+            "uploadedBytes": report.uploaded_bytes, "faults": faults,
+        }),
+    );
+    output.say(&format!(
+        "backed up `{}` to {}: {} files, {} ({} new, {} changed, {} deleted); sent {} in {}",
+        sent.set,
+        sent.to.alias,
+        size::count(totals.files),
+        size::bytes(totals.bytes),
+        size::count(changes.new_files),
+        size::count(changes.changed_files),
+        size::count(changes.deleted_files),
+        size::bytes(report.uploaded_bytes),
+        size::duration(began.elapsed()),
+    ));
+    let id = report.snapshot.short();
+    output.say(&format!("to get it back: lan-backup restore {} {id} --to DIR", quoted(&args.device)));
+    if faults > 0 {
+        output.talk(&format!("{} things could not be backed up; they are listed above", size::count(faults)));
+    }
+    Ok(ExitStatus::with_faults(faults))
+}
+
+fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {
+    let plan = &prepared.plan;
+    let mut entries = plan.entries()?;
+    while let Some(planned) = entries.read_next()? {
+        let mark = match planned.verdict {
+            Verdict::Same => continue,
+            Verdict::New => "new",
+            Verdict::Changed(_) => "changed",
+        };
+        if planned.entry.is_file() {
+            output.row(&json!({ "path": planned.entry.path.to_string(), "state": mark, "bytes": planned.entry.size() }));
+            output.line(&format!("{mark:>8}  {}  ({})", planned.entry.path, size::bytes(planned.entry.size())));
+        }
+    }
+    let (totals, changes) = (plan.totals, plan.changes);
+    output.event(
+        "planned",
+        json!({
+            "set": prepared.set, "files": totals.files, "bytes": totals.bytes, "newFiles": changes.new_files,
+            "changedFiles": changes.changed_files, "deletedFiles": changes.deleted_files, "bytesToRead": plan.bytes_to_read,
+        }),
+    );
+    output.say(&format!(
+        "set `{}`: {} files, {}; {} new, {} changed, {} deleted; {} would be read. Nothing was sent.",
+        prepared.set,
+        size::count(totals.files),
+        size::bytes(totals.bytes),
+        size::count(changes.new_files),
+        size::count(changes.changed_files),
+        size::count(changes.deleted_files),
+        size::bytes(plan.bytes_to_read),
+    ));
+    Ok(())
+}
+
+/// A word that can be pasted into a shell.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:~@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_with_blanks_and_quotes_can_be_pasted() {
+        assert_eq!(quoted("nas"), "nas");
+        assert_eq!(quoted("Ann's nas"), r"'Ann'\''s nas'");
+    }
+
+    #[test]
+    fn compression_is_a_word_or_a_level() {
+        assert_eq!(compression("none"), Ok(Compression::None));
+        assert_eq!(compression("19"), Ok(Compression::Zstd(19)));
+        assert!(compression("0").is_err() && compression("gzip").is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! `serve`: be found, keep other devices' backups, give them back.
+
+use crate::cli::ExitStatus;
+use crate::cli::face::{choices, describe};
+use crate::cli::output::Output;
+use crate::cli::send::quoted;
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::config::Accept;
+use crate::daemon::service::{ServeOptions, Service};
+use crate::daemon::{Context, Error};
+use crate::platform::interfaces;
+use crate::platform::shutdown::Shutdown;
+use crate::server::{Decision, Desk, PinShown, ServerEvent, SessionKind, SessionSummary};
+use clap::ValueEnum;
+use dialoguer::Select;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Be found by other devices, keep their backups, and give them back
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  lan-backup serve\n  lan-backup serve --alias nas --store /srv/backups\n  \
+    lan-backup serve --accept paired --json      on a box without a screen"
+)]
+pub struct Args {
+    /// What this device is called on other screens; remembered
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+    /// Where to listen; 0 takes a free port
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Where to keep what is received
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Who is let in without a question: nobody (ask), whoever types the PIN (paired), or nobody new at all (never)
+    #[arg(long, value_enum)]
+    accept: Option<AcceptArg>,
+}
+
+/// Who is let in without a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AcceptArg {
+    /// Ask about each new device and each new set
+    Ask,
+    /// Let in whoever types the PIN
+    Paired,
+    /// Let in nobody new
+    Never,
+}
+
+/// Serves until it is stopped.
+pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let context = globals.context(args.alias.as_deref())?;
+    let accept = args.accept.map(|accept| match accept {
+        AcceptArg::Ask => Accept::Ask,
+        AcceptArg::Paired => Accept::Paired,
+        AcceptArg::Never => Accept::Never,
+    });
+    let mut service = Service::start(&context, ServeOptions { store: args.store, port: args.port, accept }).await?;
+    greet(&context, &service, &output);
+    let events = service.neighbourhood.take_events();
+    let asking = output.is_interactive().then(|| tokio::spawn(ask(service.desk.clone(), output.clone())));
+    let mut watch = Watch { output: output.clone(), bars: HashMap::new() };
+    if let Some(mut events) = events {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => watch.show(event),
+                    None => break,
+                },
+                () = shutdown.stopped() => break,
+            }
+        }
+    }
+    if let Some(asking) = asking {
+        asking.abort();
+    }
+    service.stop().await;
+    output.event("stopped", json!({}));
+    Ok(ExitStatus::Done)
+}
+
+fn greet(context: &Context, service: &Service, output: &Output) {
+    let fingerprint = context.identity.fingerprint();
+    let port = service.neighbourhood.server().port();
+    let addresses = addresses(context.bind, port);
+    let folder = service.store.folder().display().to_string();
+    let free = service.store.free_bytes().ok();
+    output.event(
+        "listening",
+        json!({
+            "port": port, "fingerprint": fingerprint, "alias": context.alias, "addresses": addresses,
+            "code": fingerprint.short_code(), "store": folder, "freeBytes": free,
+        }),
+    );
+    let recovery = service.recovery.to_string();
+    if !recovery.is_empty() {
+        recovery.lines().for_each(|line| output.talk(line));
+        output.event("recovered", json!({ "harmless": service.recovery.is_harmless(), "report": recovery }));
+    }
+    if service.neighbourhood.moved {
+        output.talk(&format!("the usual port is taken (by a LocalSend app?); listening on port {port} instead"));
+    }
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    output.say(&format!("{} is ready for backups", context.alias));
+    output.say(&format!("  addresses    {}", shown.join(", ")));
+    output.say(&format!("  code         {}   ({fingerprint})", fingerprint.short_code()));
+    output.say(&format!("  store        {folder}, {} free", free.map_or("unknown".to_owned(), size::bytes)));
+    let name = quoted(context.alias.as_str());
+    output.say(&format!("On the other machine:\n  lan-backup send {name} ~/Documents\n"));
+}
+
+/// Where this device can be called, loopback only when it is bound to that.
+fn addresses(bind: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
+    if let Some(bind) = bind.filter(|bind| !bind.is_unspecified()) {
+        return vec![SocketAddr::new(bind, port)];
+    }
+    let own = interfaces::list().unwrap_or_default().into_iter().map(|interface| interface.subnet.address);
+    let mut own: Vec<IpAddr> = own.filter(|ip| !ip.is_loopback() && !interfaces::is_link_local(*ip)).collect();
+    own.sort_by_key(IpAddr::is_ipv6);
+    own.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+/// Asks the person at this terminal one question after the other.
+async fn ask(desk: Arc<Desk>, output: Output) {
+    let mut last = 0;
+    loop {
+        let open = desk.next(last).await;
+        last = open.id;
+        output.talk(&format!("\n{}", describe(&open.question)));
+        let choices = choices(&open.question);
+        let asked = tokio::task::spawn_blocking(move || {
+            let items: Vec<&str> = choices.iter().map(|(words, _)| *words).collect();
+            let chosen = Select::new().items(&items).default(0).interact_opt().ok().flatten();
+            chosen.map_or(Decision::Decline, |index| choices[index].1)
+        });
+        let Ok(decision) = asked.await else { return };
+        if !desk.answer(open.id, decision) {
+            output.talk("that was answered elsewhere, or nobody waits for it any more");
+        }
+    }
+}
+
+/// Shows what happens.
+struct Watch {
+    output: Output,
+    bars: HashMap<u64, ProgressBar>,
+}
+
+impl Watch {
+    fn show(&mut self, event: ServerEvent) {
+        let output = self.output.clone();
+        match event {
+            ServerEvent::PinShown(shown) => show_pin(&shown, &output),
+            ServerEvent::PinGone { fingerprint, paired } => {
+                output.event("pin-gone", json!({ "fingerprint": fingerprint, "paired": paired }));
+                if !paired {
+                    output.say(&format!("the PIN for {} is no longer valid", fingerprint.short_code()));
+                }
+            }
+            ServerEvent::Paired { fingerprint, alias, rights } => {
+                output.event("paired", json!({ "fingerprint": fingerprint, "alias": alias, "rights": rights }));
+                output.say(&format!("paired with {alias} ({})", fingerprint.short_code()));
+            }
+            ServerEvent::Unpaired { fingerprint } => {
+                output.event("unpaired", json!({ "fingerprint": fingerprint }));
+                output.say(&format!("{} is not paired any more", fingerprint.short_code()));
+            }
+            ServerEvent::SessionOpened(session) => {
+                output.event("session", json!({ "state": "open", "session": session }));
+                output.say(&describe_session(&session));
+                self.begin_bar(&session);
+            }
+            ServerEvent::Moved { number, bytes } => {
+                if let Some(bar) = self.bars.get(&number) {
+                    bar.inc(bytes);
+                }
+            }
+            ServerEvent::Committed { session, set, snapshot } => {
+                output.event("committed", json!({ "snapshot": snapshot, "set": set, "session": session }));
+                let received = size::bytes(session.bytes);
+                output.say(&format!("{}: snapshot {} of `{set}` is safe ({received} received)", session.alias, snapshot.short()));
+            }
+            ServerEvent::SessionEnded(session) => {
+                if let Some(bar) = self.bars.remove(&session.number) {
+                    bar.finish_and_clear();
+                }
+                output.event("session", json!({ "state": "ended", "session": session }));
+                if session.kind == SessionKind::Restore {
+                    output.say(&format!("{}: restore ended, {} sent", session.alias, size::bytes(session.bytes)));
+                }
+            }
+            ServerEvent::Heard { .. } => {}
+        }
+    }
+
+    fn begin_bar(&mut self, session: &SessionSummary) {
+        if !self.output.shows_progress() {
+            return;
+        }
+        let bar = self.output.bars().add(ProgressBar::no_length());
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(session.alias.to_string());
+        self.bars.insert(session.number, bar);
+    }
+}
+
+fn describe_session(session: &SessionSummary) -> String {
+    match (&session.kind, &session.set) {
+        (SessionKind::Backup, Some(set)) => format!("{} backs up `{set}`", session.alias),
+        (SessionKind::Backup, None) => format!("{} backs up", session.alias),
+        (SessionKind::Restore, _) => format!("{} restores", session.alias),
+    }
+}
+
+/// The PIN, large enough to be read across a room.
+fn show_pin(shown: &PinShown, output: &Output) {
+    output.event(
+        "pin",
+        json!({
+            "pin": shown.pin.digits(), "expiresIn": shown.expires_in,
+            "peer": { "alias": shown.alias, "fingerprint": shown.fingerprint, "code": shown.code },
+        }),
+    );
+    if output.is_json() {
+        return;
+    }
+    if !output.is_interactive() {
+        // Without a terminal a PIN on stderr would end up in a log file.
+        output.talk(&format!("{} ({}) may be paired; `lan-backup pin` shows the PIN", shown.alias, shown.code));
+        return;
+    }
+    let spaced = shown.pin.grouped().chars().map(|c| c.to_string()).collect::<Vec<_>>().join(" ");
+    output.talk(&format!(
+        "\n    ┌─────────────────────┐\n    │    {spaced}    │\n    └─────────────────────┘\n    \
+        to be typed on {} ({}), within {} seconds\n",
+        shown.alias, shown.code, shown.expires_in
+    ));
+}

@@ -1,0 +1,85 @@
+//! What holds for every command: flag before environment before settings file before default. The only place that reads the
+//! environment.
+
+use crate::cli::output::Output;
+use crate::config::Home;
+use crate::daemon::{Context, Result};
+use crate::model::limits::DEFAULT_PORT;
+use crate::platform::shutdown::Shutdown;
+use clap::Args;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
+    /// Keep identity, settings and backups in this folder instead of the usual places
+    #[arg(long, global = true, env = "LAN_BACKUP_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Print data as JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Use only the network interface with this address, for serving and for finding others
+    #[arg(long, global = true, value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// UDP port of the multicast group, for networks of their own
+    #[arg(long, global = true, hide = true, default_value_t = DEFAULT_PORT, env = "LAN_BACKUP_MULTICAST_PORT")]
+    pub multicast_port: u16,
+}
+
+impl Globals {
+    /// Opens this device.
+    ///
+    /// # Errors
+    /// See [`Context::open`].
+    pub fn context(&self, alias: Option<&str>) -> Result<Context> {
+        let home = match &self.home {
+            Some(folder) => Home::at(folder),
+            None => Home::of_this_user()?,
+        };
+        Context::open(home, alias, self.bind, self.multicast_port)
+    }
+}
+
+/// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says.
+pub fn start_log(globals: &Globals) {
+    let usual = match (globals.quiet, globals.verbose) {
+        (true, _) => "lan_backup=error",
+        (false, 0) => "lan_backup=warn",
+        (false, 1) => "lan_backup=info",
+        (false, _) => "lan_backup=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    // A log that was started already (in a test) is kept.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+}
+
+/// The first Ctrl-C (or the system's word to stop) ends sessions cleanly, the second ends the program at once.
+pub async fn listen_for_ctrl_c(shutdown: Shutdown, output: Output) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    for round in 0.. {
+        tokio::select! {
+            heard = tokio::signal::ctrl_c() => if heard.is_err() { return },
+            heard = terminate.recv() => if heard.is_none() { return },
+        }
+        if round == 0 {
+            shutdown.stop();
+            output.say("stopping; press Ctrl-C again to stop at once");
+        } else {
+            stop_at_once();
+        }
+    }
+}
+
+#[expect(clippy::exit, reason = "the user asked twice")]
+fn stop_at_once() {
+    std::process::exit(i32::from(crate::cli::ExitStatus::Stopped.code()))
+}

@@ -1,0 +1,25 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// Bytes in binary units: `1.5 MiB`.
+pub fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// A count with groups of three: `1,234,567`.
+pub fn count(count: u64) -> String {
+    indicatif::HumanCount(count).to_string()
+}
+
+/// Bytes a second; empty for a time too short to tell.
+pub fn rate(bytes_moved: u64, time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 0.001 { String::new() } else { format!("{}/s", bytes((bytes_moved as f64 / seconds) as u64)) }
+}
+
+/// A time as `0.42 s` or `3m 12s`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 { format!("{:.2} s", time.as_secs_f64()) } else { format!("{}m {:02}s", seconds / 60, seconds % 60) }
+}

@@ -1,0 +1,124 @@
+//! `snapshots`: what this device, or another, advertises.
+
+use crate::cli::ExitStatus;
+use crate::cli::face::Face;
+use crate::cli::output::{Output, table};
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::daemon::locate::locate;
+use crate::daemon::retrieve::checked;
+use crate::daemon::{Context, Error};
+use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
+use crate::restore::chain::{Checked, Signature};
+use crate::store::Store;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// List snapshots: those kept here, or those that a device advertises to this one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  lan-backup snapshots           kept on this device\n  lan-backup snapshots nas       on nas\n  lan-backup snapshots nas --set Documents --json")]
+pub struct Args {
+    /// Alias, beginning of the fingerprint, or address; this device without one
+    device: Option<String>,
+    /// Only of this set
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
+    /// Where this device keeps what it receives
+    #[arg(long, value_name = "DIR", conflicts_with = "device")]
+    store: Option<PathBuf>,
+}
+
+struct Repository {
+    id: RepositoryId,
+    owner: Fingerprint,
+    alias: Alias,
+    owner_log: Vec<OwnerEvent>,
+    snapshots: Vec<SnapshotInfo>,
+}
+
+/// Lists.
+pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    let repositories = match args.device.as_deref().filter(|device| *device != "local") {
+        None => here(&context, args.store.clone())?,
+        Some(device) => there(&context, device, output).await?,
+    };
+    let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
+    let mut broken = 0;
+    for repository in &repositories {
+        let (snapshots, breaks) = checked(&context, repository.id, &repository.owner_log, &repository.snapshots);
+        for problem in &breaks {
+            broken += 1;
+            output.talk(&format!("ALARM: {problem}"));
+            output.event("alarm", json!({ "problem": problem.to_string() }));
+        }
+        for snapshot in snapshots.iter().filter(|s| args.set.as_ref().is_none_or(|set| s.record.set.as_str() == set)) {
+            lines.push(row(repository, snapshot, output));
+        }
+    }
+    if lines.len() == 1 {
+        output.say("there are no snapshots");
+    } else {
+        table(&lines).iter().for_each(|line| output.line(line));
+    }
+    Ok(if broken == 0 { ExitStatus::Done } else { ExitStatus::Failed })
+}
+
+fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<String> {
+    let record = &snapshot.record;
+    let received = snapshot.info.receipt.received_at;
+    output.row(&json!({
+        "snapshot": snapshot.info.id, "set": record.set, "sequence": record.sequence, "device": record.device,
+        "owner": repository.owner, "alias": repository.alias, "repository": repository.id,
+        "receivedAt": received, "sourceTime": record.source_time, "files": record.totals.files,
+        "bytes": record.totals.bytes, "newFiles": record.changes.new_files, "changedFiles": record.changes.changed_files,
+        "deletedFiles": record.changes.deleted_files, "tag": record.tag, "verified": snapshot.trust == Signature::Known,
+        "roots": record.roots,
+    }));
+    let signed = match snapshot.trust {
+        Signature::Known => "yes",
+        Signature::Unverified => "consistent, unverified",
+    };
+    vec![
+        snapshot.info.id.short(),
+        record.set.to_string(),
+        record.device.to_string(),
+        local_time(received),
+        size::count(record.totals.files),
+        size::bytes(record.totals.bytes),
+        signed.to_owned(),
+    ]
+}
+
+/// A time in this machine's zone, to the minute.
+pub fn local_time(time: jiff::Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
+}
+
+fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repository>, Error> {
+    let folder = context.store_folder(store);
+    let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+    let describe = |repository: &std::sync::Arc<crate::store::Repository>| {
+        Ok(Repository {
+            id: repository.id(),
+            owner: repository.owner(),
+            alias: repository.alias(),
+            owner_log: repository.owner_log(),
+            snapshots: repository.snapshots()?,
+        })
+    };
+    store.repositories().iter().map(describe).collect()
+}
+
+async fn there(context: &Context, device: &str, output: &Output) -> Result<Vec<Repository>, Error> {
+    let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
+    let listing = located.client(context)?.listing(None).await?;
+    let describe = |listed: crate::protocol::listing::RepositoryListing| Repository {
+        id: listed.repository.id,
+        owner: listed.owner,
+        alias: listed.alias,
+        owner_log: listed.owner_log,
+        snapshots: listed.snapshots,
+    };
+    Ok(listing.repositories.into_iter().map(describe).collect())
+}

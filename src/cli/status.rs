@@ -1,0 +1,119 @@
+//! `status`: one page about this device: what it keeps, whom it trusts, what it has sent where.
+
+use crate::cli::ExitStatus;
+use crate::cli::output::{Output, table};
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::cli::snapshots::local_time;
+use crate::daemon::control::{self, Answer, Request};
+use crate::daemon::{Context, Error};
+use crate::platform::fs;
+use crate::signer;
+use crate::store::{RecoveryReport, Store};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Show one page: this device, paired devices, last backups, sizes, problems
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  lan-backup status\n  lan-backup status --json")]
+pub struct Args {
+    /// Where this device keeps what it receives
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+/// Shows it.
+pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    let running = match control::ask(&context.home, &Request::Status).await {
+        Ok(Answer::Status { port, sessions, questions }) => Some((port, sessions, questions)),
+        Ok(_) | Err(Error::NotRunning) => None,
+        Err(error) => return Err(error),
+    };
+    let fingerprint = context.identity.fingerprint();
+    let (port, sessions, questions) = match &running {
+        Some((port, sessions, questions)) => (Some(*port), sessions.clone(), *questions),
+        None => (None, Vec::new(), 0),
+    };
+    output.row(&json!({
+        "kind": "device", "alias": context.alias, "fingerprint": fingerprint, "code": fingerprint.short_code(),
+        "serving": running.is_some(), "port": port, "questions": questions, "sessions": sessions,
+    }));
+    output.line(&format!("{}  {}  ({fingerprint})", context.alias, fingerprint.short_code()));
+    match port {
+        Some(port) => output.line(&format!("serving on port {port}")),
+        None => output.line("not serving (`lan-backup serve` begins it)"),
+    }
+    for session in &sessions {
+        let state = if session.waiting { "waits for an answer" } else { "under way" };
+        output.line(&format!("  {}: {:?}, {}, {state}", session.alias, session.kind, size::bytes(session.bytes)).to_lowercase());
+    }
+    if questions > 0 {
+        output.line(&format!("{questions} questions wait for an answer: `lan-backup pending`"));
+    }
+    paired(&context, output);
+    let healthy = kept(&context, args.store.clone(), output)?;
+    Ok(if healthy { ExitStatus::Done } else { ExitStatus::Failed })
+}
+
+fn paired(context: &Context, output: &Output) {
+    let list = context.trust.list();
+    if list.is_empty() {
+        return;
+    }
+    output.line("\npaired devices");
+    let mut lines = Vec::new();
+    for trust in list {
+        let address = trust.address.map(|address| address.to_string());
+        output.row(&json!({
+            "kind": "paired", "alias": trust.alias, "fingerprint": trust.fingerprint, "rights": trust.rights, "address": address,
+        }));
+        let code = trust.fingerprint.short_code().to_string();
+        lines.push(vec![format!("  {}", trust.alias), code, trust.rights.to_string(), address.unwrap_or_default()]);
+    }
+    table(&lines).iter().for_each(|line| output.line(line));
+}
+
+/// What is kept here: the last backup of each device and set. Returns whether all is well.
+fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<bool, Error> {
+    let folder = context.store_folder(store);
+    if fs::metadata_if_there(&folder)?.is_none() {
+        return Ok(true);
+    }
+    let (store, recovery) =
+        Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+    let free = store.free_bytes()?;
+    output.row(&json!({ "kind": "store", "folder": folder, "freeBytes": free, "healthy": recovery.is_harmless() }));
+    output.line(&format!("\nkept in {}, {} free", folder.display(), size::bytes(free)));
+    report(&recovery, output);
+    let mut lines = Vec::new();
+    for repository in store.repositories() {
+        let (alias, stored) = (repository.alias(), repository.stored_bytes()?);
+        let snapshots = repository.snapshots()?;
+        let mut newest = std::collections::BTreeMap::new();
+        for snapshot in &snapshots {
+            if let Ok(record) = signer::open_record(&snapshot.signed) {
+                let entry = newest.entry(record.set.clone()).or_insert((0_u64, None));
+                *entry = (entry.0 + 1, Some((record, snapshot.receipt.received_at)));
+            }
+        }
+        output.row(&json!({ "kind": "repository", "alias": alias, "owner": repository.owner(), "storedBytes": stored }));
+        lines.push(vec![format!("  {alias}"), String::new(), String::new(), format!("{} stored", size::bytes(stored))]);
+        for (set, (count, last)) in newest {
+            let Some((record, received_at)) = last else { continue };
+            output.row(&json!({
+                "kind": "set", "alias": alias, "set": set, "snapshots": count, "lastReceivedAt": received_at,
+                "files": record.totals.files, "bytes": record.totals.bytes,
+            }));
+            let plural = if count == 1 { "snapshot" } else { "snapshots" };
+            let size = size::bytes(record.totals.bytes);
+            lines.push(vec![format!("    {set}"), format!("last {}", local_time(received_at)), format!("{count} {plural}"), size]);
+        }
+    }
+    table(&lines).iter().for_each(|line| output.line(line));
+    Ok(recovery.is_harmless())
+}
+
+fn report(recovery: &RecoveryReport, output: &Output) {
+    recovery.to_string().lines().for_each(|line| output.talk(line));
+}
