@@ -412,7 +412,7 @@ mod tests {
         registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SECOND * 2).unwrap();
         let device = registry.devices(now + SECOND * 2).remove(0);
         assert_eq!(device.addresses, [at("10.0.0.2:1"), at("10.0.0.1:1"), at("10.0.0.1:9")]);
-        registry.prove(&says("nas", print(1)), Some(print(1)), at("[fe80::1%2]:1"), now + SECOND * 2).unwrap();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("[fe80::1%2]:1"), now + SECOND).unwrap();
         let device = registry.devices(now + SECOND * 2).remove(0);
         assert_eq!(device.addresses[1..3], [at("10.0.0.1:1"), at("[fe80::1%2]:1")]);
         assert!(!device.transient);
