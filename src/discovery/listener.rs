@@ -46,7 +46,7 @@ pub(crate) async fn listen(state: Arc<State>, link: Arc<Link>) {
 }
 
 /// Looks at one datagram.
-fn hear(state: &Arc<State>, link: &Arc<Link>, bytes: &[u8], from: SocketAddr) {
+pub(crate) fn hear(state: &Arc<State>, link: &Arc<Link>, bytes: &[u8], from: SocketAddr) {
     let own_machine = link.subnets.iter().any(|subnet| subnet.address == from.ip());
     if !state.gate().may_read(from.ip(), own_machine, state.now()) {
         state.tally().datagrams.too_many += 1;

@@ -6,7 +6,9 @@
 //! room, so a flood of forged claims costs the claims of that source and nothing else.
 
 use crate::model::{Alias, Device, DeviceKind, Fingerprint};
+use crate::platform::interfaces::is_link_local;
 use crate::protocol::Announcement;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -290,7 +292,9 @@ fn is_transient(said: &Announcement) -> bool {
 
 fn device(key: &Key, entry: &Entry) -> Device {
     let mut seen: Vec<&Seen> = entry.seen.iter().collect();
-    seen.sort_by_key(|seen| (!seen.proved, seen.transient, std::cmp::Reverse(seen.at)));
+    // Link-local IPv6 goes behind what can be typed on any machine: its zone means something on ours only.
+    let is_scoped = |seen: &Seen| seen.address.is_ipv6() && is_link_local(seen.address.ip());
+    seen.sort_by_key(|seen| (!seen.proved, seen.transient, is_scoped(seen), Reverse(seen.at)));
     let fingerprint = match key {
         Key::Certificate(fingerprint) => Some(*fingerprint),
         Key::Spoken(_) => None,
@@ -408,6 +412,9 @@ mod tests {
         registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SECOND * 2).unwrap();
         let device = registry.devices(now + SECOND * 2).remove(0);
         assert_eq!(device.addresses, [at("10.0.0.2:1"), at("10.0.0.1:1"), at("10.0.0.1:9")]);
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("[fe80::1%2]:1"), now + SECOND).unwrap();
+        let device = registry.devices(now + SECOND * 2).remove(0);
+        assert_eq!(device.addresses[1..3], [at("10.0.0.1:1"), at("[fe80::1%2]:1")]);
         assert!(!device.transient);
         registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SEEN_FOR + SECOND).unwrap();
         assert!(registry.devices(now + SEEN_FOR + SECOND).remove(0).transient);

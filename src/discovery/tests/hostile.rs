@@ -3,7 +3,7 @@
 use crate::discovery::tests::{
     LOCALHOST, Net, PATIENCE, forger, group, lists, multicast_port, node, print, says, until, until_report,
 };
-use crate::discovery::{Found, Route, Scheme};
+use crate::discovery::{Found, Route, Scheme, listener};
 use crate::model::{Alias, DeviceKind, Fingerprint};
 use crate::protocol::Announcement;
 use std::net::SocketAddr;
@@ -129,4 +129,20 @@ async fn a_caller_without_a_certificate_is_asked_back_before_it_is_believed() {
     node.handle.heard(&says("liar", 8, 3001), SocketAddr::new(LOCALHOST, 50_000), Some(print(66)));
     assert!(!lists(8)(&node.handle.devices()) && !lists(66)(&node.handle.devices()));
     assert_eq!(node.handle.report().mismatched, 1);
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_on_the_link_is_neither_listed_nor_answered() {
+    let net = Arc::new(Net::default());
+    let node = node(&net, multicast_port(), 1, |_| {});
+    let said = Announcement { announce: true, ..says("far", 9, 3000) };
+    let bytes = serde_json::to_vec(&said).unwrap();
+    let link = node.handle.state.links().open().remove(0);
+    for source in ["8.8.8.8:53317", "192.168.1.1:53317", "[fe80::1]:53317"] {
+        listener::hear(&node.handle.state, &link, &bytes, source.parse().unwrap());
+    }
+    assert_eq!(node.handle.report().datagrams.far, 3);
+    assert_eq!((node.handle.devices(), node.handle.report().datagrams.called_back), (Vec::new(), 0));
+    listener::hear(&node.handle.state, &link, &bytes, SocketAddr::new(LOCALHOST, 53317));
+    assert_eq!(node.handle.report().datagrams.called_back, 1, "the same from near is answered");
 }
