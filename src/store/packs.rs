@@ -182,15 +182,20 @@ pub(crate) struct PlainReader<'a> {
     packs: &'a Packs,
     decoder: Decoder,
     last: Option<(Place, Block, Bytes)>,
+    /// The last chunk itself: a list may name the same one many times in a row.
+    same: Option<(ChunkId, Bytes)>,
 }
 
 impl<'a> PlainReader<'a> {
     pub(crate) fn new(packs: &'a Packs) -> Self {
-        Self { packs, decoder: Decoder::new(), last: None }
+        Self { packs, decoder: Decoder::new(), last: None, same: None }
     }
 
     /// The bytes of a chunk, checked; `None` when no durable pack holds it.
     pub(crate) fn read(&mut self, id: ChunkId) -> Result<Option<Bytes>> {
+        if let Some((_, bytes)) = self.same.as_ref().filter(|(same, _)| *same == id) {
+            return Ok(Some(bytes.clone()));
+        }
         let Some(place) = self.packs.index.find(&[id])?.into_iter().next().flatten() else { return Ok(None) };
         if self.last.as_ref().is_none_or(|(last, ..)| *last != place) {
             let object = self.packs.open(place.pack, id)?;
@@ -205,7 +210,11 @@ impl<'a> PlainReader<'a> {
         let Some((_, block, plain)) = &self.last else { return Ok(None) };
         let found = codec::chunks(&block.header, plain).find(|(chunk, _)| chunk.id == id);
         match found {
-            Some((_, bytes)) => Ok(Some(plain.slice_ref(bytes))),
+            Some((_, bytes)) => {
+                let bytes = plain.slice_ref(bytes);
+                self.same = Some((id, bytes.clone()));
+                Ok(Some(bytes))
+            }
             None => Err(Error::Chunk { chunk: id, pack: place.pack, problem: "its block does not name it".to_owned() }),
         }
     }

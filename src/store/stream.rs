@@ -10,8 +10,11 @@ use crate::store::packs::{LOOKUP_BATCH, Packs, PlainReader};
 use crate::store::repository::MISSING_ANSWER;
 use std::collections::BTreeSet;
 
-/// Chunks of one stream with all its lists: 4 Mi of the smallest cut are a manifest of 256 GiB.
-const MAX_STREAM_CHUNKS: u64 = 4 << 20;
+/// Chunks of a manifest with all its lists: 4 Mi of the smallest cut are 256 GiB.
+const MAX_MANIFEST_CHUNKS: u64 = 4 << 20;
+/// Chunks of the refs with all their lists, each of which is read: 1 Mi of 4 KiB, the smallest cut of any repository, hold
+/// [`MAX_REFS`].
+const MAX_REFS_CHUNKS: u64 = 1 << 20;
 /// Refs of one snapshot: 128 Mi of 256 KiB are 32 TiB.
 const MAX_REFS: u64 = 128 << 20;
 
@@ -100,7 +103,7 @@ impl<'a> Walk<'a> {
 
     fn visit(&mut self, stream: &Stream, level: u8, id: ChunkId) -> Result<()> {
         self.visited += 1;
-        if self.visited > MAX_STREAM_CHUNKS {
+        if self.visited > if self.read_leaves { MAX_REFS_CHUNKS } else { MAX_MANIFEST_CHUNKS } {
             return Err(Error::Refused("a stream has more chunks than this version handles".to_owned()));
         }
         self.need(id)?;

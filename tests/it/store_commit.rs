@@ -135,6 +135,30 @@ fn records_that_break_a_rule_are_refused_and_leave_nothing() {
 }
 
 #[test]
+fn lists_that_repeat_themselves_come_to_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository) = new_repository(folder.path());
+    let mut made = Made::new(&repository, "documents", chunks(1, 3));
+    made.put(&repository);
+    // Each list names the one below 20,000 times: 6.4 * 10^18 chunks in the end.
+    let mut list = made.files[0].clone();
+    for _ in 0..4 {
+        list = codec::chunk_id(&list).as_bytes().repeat(20_000).into();
+        put(&repository, std::slice::from_ref(&list)).unwrap();
+    }
+    let endless = lan_backup::model::Stream { length: 1 << 30, depth: 4, ids: vec![codec::chunk_id(&list); 2] };
+    for part in 0..2 {
+        let mut record = made.record.clone();
+        *(if part == 0 { &mut record.manifest } else { &mut record.refs }) = endless.clone();
+        let signed = source_key().sign_record(&record);
+        let result = repository.commit(&signed, OWNER);
+        assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
+    }
+    made.record.tag = Some("honest".to_owned());
+    repository.commit(&made.signed(), OWNER).unwrap();
+}
+
+#[test]
 fn only_keys_from_the_owner_log_may_sign_and_adoption_and_rotation_add_some() {
     let folder = tempfile::tempdir().unwrap();
     let (store, repository) = new_repository(folder.path());
