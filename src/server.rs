@@ -129,8 +129,8 @@ pub struct ServerOptions {
     pub identity: Identity,
     /// Whom it trusts.
     pub trust: TrustStore,
-    /// Where it keeps what it receives.
-    pub store: Store,
+    /// Where it keeps what it receives. Without one (a listener that lasts for one command) it only says who it is and pairs.
+    pub store: Option<Store>,
     /// What it calls itself.
     pub alias: Alias,
     /// It listens only while one command runs.

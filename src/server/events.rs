@@ -33,6 +33,8 @@ pub enum ServerEvent {
         announcement: Announcement,
         /// Where the connection came from; its own port stands in the announcement.
         from: SocketAddr,
+        /// Who called, as the handshake proved it; `None` when it came without a certificate.
+        certificate: Option<Fingerprint>,
     },
     /// Show this PIN.
     PinShown(PinShown),

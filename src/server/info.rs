@@ -39,7 +39,7 @@ async fn heard(shared: &Shared, call: Call) -> Result<bool, ApiError> {
     let announcement: Announcement = read_json(call.into_body(), MAX_SMALL_BODY_BYTES, shared.pace).await?;
     let contradicted = proved.is_some_and(|proved| announcement.fingerprint.parse() != Ok(proved));
     if !contradicted {
-        shared.events.progress(ServerEvent::Heard { announcement, from });
+        shared.events.progress(ServerEvent::Heard { announcement, from, certificate: proved });
     }
     Ok(!contradicted)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let seen = seen_by(&shared, call).await?;
     let listing = blocking(move || {
-        let repositories = seen.repositories();
+        let repositories = seen.repositories()?;
         let rows = repositories.iter().map(|repository| {
             Ok(RepositoryListing {
                 repository: repository.parameters(),
@@ -37,7 +37,7 @@ pub(crate) async fn snapshot(shared: Arc<Shared>, call: Call) -> Result<Response
     let id: SnapshotId = call.last_path_part().parse().map_err(|_| unknown())?;
     let seen = seen_by(&shared, call).await?;
     let found = blocking(move || {
-        for repository in seen.repositories() {
+        for repository in seen.repositories()? {
             if let Some(info) = repository.snapshot(&id)? {
                 return Ok(info);
             }
@@ -57,13 +57,13 @@ enum Seen {
 
 impl Seen {
     /// Blocking.
-    fn repositories(&self) -> Vec<Arc<Repository>> {
+    fn repositories(&self) -> Result<Vec<Arc<Repository>>, ApiError> {
         match self {
-            Self::Session(under_way) => vec![under_way.repository.clone()],
+            Self::Session(under_way) => Ok(vec![under_way.repository.clone()]),
             Self::Allowed(shared, trust) => {
-                let mut repositories = shared.store.repositories();
+                let mut repositories = shared.store()?.repositories();
                 repositories.retain(|repository| may_see(trust, repository));
-                repositories
+                Ok(repositories)
             }
         }
     }

@@ -61,10 +61,10 @@ pub(crate) async fn prepare_download(shared: Arc<Shared>, call: Call) -> Result<
 /// The one repository that is meant. Blocking.
 fn find(shared: &Shared, trust: &Trust, of: Option<&str>) -> Result<Arc<Repository>, ApiError> {
     let Some(text) = of else {
-        let own = shared.store.owned_by(&trust.fingerprint);
+        let own = shared.store()?.owned_by(&trust.fingerprint);
         return own.ok_or_else(|| ApiError::not_found("this device keeps no backup of the asking one"));
     };
-    let mut found = shared.store.matching(text);
+    let mut found = shared.store()?.matching(text);
     if found.len() > 1 {
         let rows = found.iter().take(MAX_NAMED).map(|repository| {
             let owner = repository.owner().short_code();

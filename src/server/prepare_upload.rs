@@ -69,9 +69,9 @@ fn repository_of(
     trust: &Trust,
     wanted: Option<RepositoryId>,
 ) -> Result<Option<Arc<Repository>>, ApiError> {
-    let Some(wanted) = wanted else { return Ok(shared.store.owned_by(&trust.fingerprint)) };
+    let Some(wanted) = wanted else { return Ok(shared.store()?.owned_by(&trust.fingerprint)) };
     // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them.
-    let own = shared.store.repository(&wanted).filter(|repository| repository.owner() == trust.fingerprint);
+    let own = shared.store()?.repository(&wanted).filter(|repository| repository.owner() == trust.fingerprint);
     own.map(Some).ok_or_else(|| ApiError::not_allowed("the repository does not belong to this device"))
 }
 
@@ -80,9 +80,9 @@ async fn create(shared: &Arc<Shared>, trust: &Trust) -> Result<RepositoryId, Api
     let (shared, trust) = (shared.clone(), trust.clone());
     blocking(move || {
         let _one_at_a_time = shared.creating();
-        let repository = match shared.store.owned_by(&trust.fingerprint) {
+        let repository = match shared.store()?.owned_by(&trust.fingerprint) {
             Some(repository) => repository,
-            None => shared.store.create_repository(trust.fingerprint, &trust.signing_key, trust.alias.clone())?,
+            None => shared.store()?.create_repository(trust.fingerprint, &trust.signing_key, trust.alias.clone())?,
         };
         Ok(repository.parameters().id)
     })

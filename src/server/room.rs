@@ -7,7 +7,7 @@ use crate::store::Repository;
 
 /// Refuses when `more` bytes for this repository would not fit. Blocking.
 pub(crate) fn check(shared: &Shared, repository: Option<&Repository>, more: u64) -> Result<(), ApiError> {
-    let free = shared.store.free_bytes()?;
+    let free = shared.store()?.free_bytes()?;
     if free < shared.reserve_bytes.saturating_add(more) {
         let message =
             format!("the receiving device has {} free and keeps {} in reserve", size(free), size(shared.reserve_bytes));

@@ -39,7 +39,7 @@ pub(crate) struct Exchange {
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) trust: TrustStore,
-    pub(crate) store: Store,
+    store: Option<Store>,
     pub(crate) alias: Alias,
     pub(crate) transient: bool,
     pub(crate) port: u16,
@@ -96,6 +96,16 @@ impl Shared {
             changed: watch::Sender::new(0),
             numbers: AtomicU64::new(0),
         }
+    }
+
+    /// What is kept here.
+    ///
+    /// # Errors
+    /// 404 from a listener that keeps nothing.
+    pub(crate) fn store(&self) -> Result<&Store, ApiError> {
+        self.store
+            .as_ref()
+            .ok_or_else(|| ApiError::not_found("this device keeps no backups; it only listens for a moment"))
     }
 
     /// What this device says about itself.
@@ -191,7 +201,7 @@ impl Shared {
         let under_way = Counted { shared: self.clone(), session, bytes: 0 };
         let shared = self.clone();
         let repository = blocking(move || {
-            let repository = shared.store.repository(&repository);
+            let repository = shared.store()?.repository(&repository);
             let repository = repository.ok_or_else(|| ApiError::not_found("the repository is not there any more"))?;
             // Whose repository was adopted by another device meanwhile writes to it no more.
             if want != Use::Read && repository.owner() != device {
