@@ -52,6 +52,8 @@ mod waiting;
 mod windows;
 
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod live;
 
 use crate::identity::{self, Identity, TrustStore};

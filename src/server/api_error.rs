@@ -141,7 +141,8 @@ impl From<Refusal> for ApiError {
                 Self::new(StatusCode::CONFLICT, ErrorCode::NotDecided, "the session waits for a person still")
             }
             Refusal::Declined => Self::declined(),
-            Refusal::TooMany => Self::too_many("too many sessions, or calls of one session, at once"),
+            Refusal::TooMany => Self::too_many("too many sessions at once"),
+            Refusal::Busy => Self::busy("too many calls at once"),
             Refusal::WrongKind => Self::bad_request("a restore session does not take this call"),
             Refusal::KeyReused => Self::bad_request("the idempotency key belongs to another request"),
         }

@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// `POST chunks`: ids in, blocks out, one after the other.
 pub(crate) async fn chunks(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Read)?;
-    let repository = under_way.repository()?;
+    let under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Read).await?;
+    let repository = under_way.repository.clone();
     let body = read_whole(call.into_body(), MAX_FETCH_IDS * ChunkId::LENGTH, shared.pace).await?;
     let ids = chunk_ids(&body)?;
     let permit = shared.transfer().await?;

@@ -18,10 +18,10 @@ use std::sync::Arc;
 /// `POST finish`. Sent again after a lost answer, it gives the same answer.
 pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let from = call.peer()?.fingerprint;
-    let under_way = shared.begin_call(call.session()?, from, Use::Finish)?;
-    let repository = under_way.repository()?;
+    let under_way = shared.begin_call(call.session()?, from, Use::Finish).await?;
+    let repository = under_way.repository.clone();
     let signed: SignedRecord = read_json(call.into_body(), MAX_RECORD_BYTES, shared.pace).await?;
-    let set = under_way.session.set.clone();
+    let set = under_way.session().set.clone();
     let committed = blocking(move || {
         let unreadable = |error| ApiError::corrupt("the record or its signature is not valid").caused_by(error);
         let record = signer::open_record(&signed).map_err(unreadable)?;
@@ -38,7 +38,7 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
     });
     let (info, set) = committed.await?;
     let SnapshotInfo { id: snapshot, receipt, .. } = info;
-    let first_time = shared.sessions().finish(under_way.session.id);
+    let first_time = shared.sessions().finish(under_way.session().id);
     if let Some(session) = first_time {
         let session = session.summary();
         tracing::info!(session = session.number, %set, %snapshot, bytes = session.bytes, "snapshot committed");

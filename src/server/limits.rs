@@ -25,6 +25,8 @@ pub(crate) const MAX_SESSIONS: usize = 1024;
 pub(crate) const MAX_CALLS_PER_SESSION: usize = 16;
 /// What sources are told to keep to: enough to hide a round trip, few enough that each finishes.
 pub(crate) const PARALLEL_CALLS: usize = 4;
+/// Calls of all sessions of one device under way at once: below [`MAX_TRANSFERS`], so that one device never takes them all.
+pub(crate) const MAX_CALLS_PER_DEVICE: usize = 24;
 /// Uploads, manifests and downloads under way at once, each with one block in memory: bounds memory and threads.
 pub(crate) const MAX_TRANSFERS: usize = 32;
 /// A transfer that finds all places taken waits so long for one.

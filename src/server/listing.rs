@@ -6,7 +6,7 @@ use crate::protocol::listing::{Listing, RepositoryListing};
 use crate::server::api_error::ApiError;
 use crate::server::call::{Call, json};
 use crate::server::sessions::Use;
-use crate::server::state::{Shared, blocking};
+use crate::server::state::{CallUnderWay, Shared, blocking};
 use crate::store::Repository;
 use axum::response::Response;
 use http::StatusCode;
@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 /// `GET snapshots`: with a session header, those of its repository; else of all that the caller may see.
 pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let (repositories, _under_way) = seen_by(&shared, &call)?;
+    let seen = seen_by(&shared, call).await?;
     let listing = blocking(move || {
+        let repositories = seen.repositories()?;
         let rows = repositories.iter().map(|repository| {
             Ok(RepositoryListing {
                 repository: repository.parameters(),
@@ -34,9 +35,9 @@ pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Respons
 pub(crate) async fn snapshot(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let unknown = || ApiError::not_found("there is no such snapshot here");
     let id: SnapshotId = call.last_path_part().parse().map_err(|_| unknown())?;
-    let (repositories, _under_way) = seen_by(&shared, &call)?;
+    let seen = seen_by(&shared, call).await?;
     let found = blocking(move || {
-        for repository in repositories {
+        for repository in seen.repositories()? {
             if let Some(info) = repository.snapshot(&id)? {
                 return Ok(info);
             }
@@ -46,17 +47,39 @@ pub(crate) async fn snapshot(shared: Arc<Shared>, call: Call) -> Result<Response
     Ok(json(StatusCode::OK, &found.await?))
 }
 
-type Seen = (Vec<Arc<Repository>>, Option<crate::server::state::CallUnderWay>);
+/// What a caller may see.
+enum Seen {
+    /// The repository of the session it names.
+    Session(Box<CallUnderWay>),
+    /// All that its trust lets it see.
+    Allowed(Arc<Shared>, Box<Trust>),
+}
 
-fn seen_by(shared: &Arc<Shared>, call: &Call) -> Result<Seen, ApiError> {
-    let trust = call.peer()?;
-    if let Some(session) = call.session_if_named()? {
-        let under_way = shared.begin_call(session, trust.fingerprint, Use::Read)?;
-        return Ok((vec![under_way.repository()?], Some(under_way)));
+impl Seen {
+    /// Blocking.
+    fn repositories(&self) -> Result<Vec<Arc<Repository>>, ApiError> {
+        match self {
+            Self::Session(under_way) => Ok(vec![under_way.repository.clone()]),
+            Self::Allowed(shared, trust) => {
+                let mut repositories = shared.store()?.repositories();
+                repositories.retain(|repository| may_see(trust, repository));
+                Ok(repositories)
+            }
+        }
     }
-    let mut repositories = shared.store()?.repositories();
-    repositories.retain(|repository| may_see(trust, repository));
-    Ok((repositories, None))
+}
+
+async fn seen_by(shared: &Arc<Shared>, call: Call) -> Result<Seen, ApiError> {
+    let trust = call.peer()?.clone();
+    let named = call.session_if_named()?;
+    drop(call);
+    match named {
+        Some(session) => {
+            let under_way = shared.begin_call(session, trust.fingerprint, Use::Read).await?;
+            Ok(Seen::Session(Box::new(under_way)))
+        }
+        None => Ok(Seen::Allowed(shared.clone(), Box::new(trust))),
+    }
 }
 
 /// Its own, those that a person let it read, or all.

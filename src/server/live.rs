@@ -52,6 +52,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Setup {
     accept: AcceptMode,
     approver: Arc<dyn Approver>,
+    keeps_backups: bool,
     quota: Option<u64>,
     reserve_bytes: u64,
     pace: Pace,
@@ -63,6 +64,7 @@ impl Default for Setup {
         Self {
             accept: AcceptMode::Ask,
             approver: Arc::new(Desk::new()),
+            keeps_backups: true,
             quota: None,
             reserve_bytes: 0,
             pace: Pace::STANDARD,
@@ -116,7 +118,7 @@ impl Live {
         let options = ServerOptions {
             identity: identity.clone(),
             trust: trust.clone(),
-            store: Some(store.clone()),
+            store: setup.keeps_backups.then(|| store.clone()),
             alias: Alias::new("nas"),
             transient: false,
             accept: setup.accept,

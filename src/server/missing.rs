@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 /// `POST missing`: ids in, a bitmap out.
 pub(crate) async fn missing(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Write)?;
-    let repository = under_way.repository()?;
+    let under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Write).await?;
+    let repository = under_way.repository.clone();
     let body = read_whole(call.into_body(), MAX_MISSING_IDS * ChunkId::LENGTH, shared.pace).await?;
     let ids = chunk_ids(&body)?;
     let bitmap = blocking(move || {

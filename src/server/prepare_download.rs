@@ -4,7 +4,7 @@
 //! once, always, *this device replaces that one*, or no. Only a person's choice here ever makes a repository change its owner.
 
 use crate::identity::Trust;
-use crate::model::OwnerEvent;
+use crate::model::{Alias, OwnerEvent};
 use crate::protocol::session::PrepareDownload;
 use crate::server::AcceptMode;
 use crate::server::api_error::ApiError;
@@ -27,9 +27,17 @@ const MAX_NAMED: usize = 8;
 pub(crate) async fn prepare_download(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let trust = call.peer()?.clone();
     let request: PrepareDownload = read_json(call.into_body(), MAX_SMALL_BODY_BYTES, shared.pace).await?;
-    let repository = find(&shared, &trust, request.of.as_deref())?;
-    let own = repository.owner() == trust.fingerprint;
-    let ask_first = !own && (request.adopt || !may_see(&trust, &repository));
+    let found = blocking({
+        let (shared, trust, request) = (shared.clone(), trust.clone(), request.clone());
+        move || {
+            let repository = find(&shared, &trust, request.of.as_deref())?;
+            let own = repository.owner() == trust.fingerprint;
+            let ask_first = !own && (request.adopt || !may_see(&trust, &repository));
+            Ok((ask_first.then(|| repository.alias()), repository))
+        }
+    });
+    let (ask_about, repository) = found.await?;
+    let ask_first = ask_about.is_some();
     if ask_first && shared.accept == AcceptMode::Never {
         return Err(
             ApiError::declined().hint("the other device asks nobody; grant the right there: `lan-backup trust`")
@@ -42,15 +50,15 @@ pub(crate) async fn prepare_download(shared: Arc<Shared>, call: Call) -> Result<
     if let Prepared::Existing(session) = prepared {
         return answer(shared, *session).await;
     }
-    if ask_first {
-        question(&shared, &trust, &session, repository, request.adopt);
+    if let Some(of) = ask_about {
+        question(&shared, &trust, &session, repository, of, request.adopt);
     } else {
         opened_or_not(&shared, &session);
     }
     answer(shared, session).await
 }
 
-/// The one repository that is meant.
+/// The one repository that is meant. Blocking.
 fn find(shared: &Shared, trust: &Trust, of: Option<&str>) -> Result<Arc<Repository>, ApiError> {
     let Some(text) = of else {
         let own = shared.store()?.owned_by(&trust.fingerprint);
@@ -70,13 +78,20 @@ fn find(shared: &Shared, trust: &Trust, of: Option<&str>) -> Result<Arc<Reposito
     found.pop().ok_or_else(|| ApiError::not_found("this device keeps no backup that goes by that name"))
 }
 
-fn question(shared: &Arc<Shared>, trust: &Trust, session: &Session, repository: Arc<Repository>, adopt: bool) {
+fn question(
+    shared: &Arc<Shared>,
+    trust: &Trust,
+    session: &Session,
+    repository: Arc<Repository>,
+    of: Alias,
+    adopt: bool,
+) {
     let id = repository.parameters().id;
     let question = Question::RestoreOthers {
         alias: trust.alias.clone(),
         code: trust.fingerprint.short_code(),
         fingerprint: trust.fingerprint,
-        of: repository.alias(),
+        of,
         repository: id,
         adopt,
     };

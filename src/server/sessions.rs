@@ -7,7 +7,8 @@
 
 use crate::model::{Alias, Fingerprint, IdempotencyKey, RepositoryId, SessionId, SetName};
 use crate::server::limits::{
-    DECISION_LIMIT, MAX_CALLS_PER_SESSION, MAX_SESSIONS, MAX_SESSIONS_PER_DEVICE, SESSION_IDLE, WAITING_IDLE,
+    DECISION_LIMIT, MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_SESSIONS, MAX_SESSIONS_PER_DEVICE, SESSION_IDLE,
+    WAITING_IDLE,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -150,8 +151,10 @@ pub(crate) enum Refusal {
     NotDecided,
     /// A person said no.
     Declined,
-    /// The table, or the device's share of it, is full; or too many calls at once.
+    /// The table, or the device's share of it, is full.
     TooMany,
+    /// Too many calls at once; later there will be room again.
+    Busy,
     /// Not what this kind of session is for.
     WrongKind,
     /// The idempotency key was used for another request.
@@ -227,6 +230,7 @@ impl Sessions {
         want: Use,
         now: Instant,
     ) -> Result<(Session, RepositoryId), Refusal> {
+        let calls: usize = self.table.values().filter(|s| s.device == device).map(|s| s.calls).sum();
         let session = self.table.get_mut(&id).filter(|s| s.device == device).ok_or(Refusal::Gone)?;
         let repository = match (session.phase, want) {
             (Phase::Waiting, _) => return Err(Refusal::NotDecided),
@@ -237,8 +241,8 @@ impl Sessions {
         if session.kind == SessionKind::Restore && want != Use::Read {
             return Err(Refusal::WrongKind);
         }
-        if session.calls >= MAX_CALLS_PER_SESSION {
-            return Err(Refusal::TooMany);
+        if session.calls >= MAX_CALLS_PER_SESSION || calls >= MAX_CALLS_PER_DEVICE {
+            return Err(Refusal::Busy);
         }
         session.calls += 1;
         session.last_used = now;
@@ -462,14 +466,22 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_one_session_are_bounded() {
+    fn calls_of_one_session_and_of_one_device_are_bounded() {
         let now = Instant::now();
         let mut sessions = table_with(Phase::Open(REPOSITORY), SessionKind::Backup, now);
         for _ in 0..MAX_CALLS_PER_SESSION {
             sessions.begin_call(id(1), LAPTOP, Use::Write, now).unwrap();
         }
-        assert_eq!(sessions.begin_call(id(1), LAPTOP, Use::Write, now).unwrap_err(), Refusal::TooMany);
+        assert_eq!(sessions.begin_call(id(1), LAPTOP, Use::Write, now).unwrap_err(), Refusal::Busy);
         sessions.end_call(id(1), 0, now);
         assert!(sessions.begin_call(id(1), LAPTOP, Use::Write, now).is_ok());
+        // Another session of the same device gets the device's rest, and no more.
+        sessions.prepare(session(2, LAPTOP, SessionKind::Backup, Phase::Open(REPOSITORY), now), now).unwrap();
+        for _ in MAX_CALLS_PER_SESSION..MAX_CALLS_PER_DEVICE {
+            sessions.begin_call(id(2), LAPTOP, Use::Write, now).unwrap();
+        }
+        assert_eq!(sessions.begin_call(id(2), LAPTOP, Use::Write, now).unwrap_err(), Refusal::Busy);
+        sessions.prepare(session(3, PHONE, SessionKind::Backup, Phase::Open(REPOSITORY), now), now).unwrap();
+        assert!(sessions.begin_call(id(3), PHONE, Use::Write, now).is_ok(), "others are not touched by it");
     }
 }

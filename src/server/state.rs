@@ -190,21 +190,26 @@ impl Shared {
     }
 
     /// Begins a call of a session; it ends with the value.
-    pub(crate) fn begin_call(
+    pub(crate) async fn begin_call(
         self: &Arc<Self>,
         id: SessionId,
         device: Fingerprint,
         want: Use,
     ) -> Result<CallUnderWay, ApiError> {
         let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
-        let mut under_way = CallUnderWay { shared: self.clone(), session, repository: None, bytes: 0 };
-        let repository = self.store()?.repository(&repository);
-        // Whose repository was adopted by another device meanwhile writes to it no more.
-        if want != Use::Read && repository.as_ref().is_some_and(|repository| repository.owner() != device) {
-            return Err(ApiError::not_allowed("another device has taken over this repository"));
-        }
-        under_way.repository = repository;
-        Ok(under_way)
+        // From here on the call is counted, and whatever happens ends it.
+        let under_way = Counted { shared: self.clone(), session, bytes: 0 };
+        let shared = self.clone();
+        let repository = blocking(move || {
+            let repository = shared.store()?.repository(&repository);
+            let repository = repository.ok_or_else(|| ApiError::not_found("the repository is not there any more"))?;
+            // Whose repository was adopted by another device meanwhile writes to it no more.
+            if want != Use::Read && repository.owner() != device {
+                return Err(ApiError::not_allowed("another device has taken over this repository"));
+            }
+            Ok(repository)
+        });
+        Ok(CallUnderWay { repository: repository.await?, counted: under_way })
     }
 
     /// A place among the transfers under way; 503 when none is free for long.
@@ -231,27 +236,33 @@ impl Shared {
 /// A call of a session under way.
 #[derive(Debug)]
 pub(crate) struct CallUnderWay {
+    /// The repository of the session.
+    pub(crate) repository: Arc<Repository>,
+    counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted {
     shared: Arc<Shared>,
-    /// The session as it was when the call began.
-    pub(crate) session: Session,
-    repository: Option<Arc<Repository>>,
+    session: Session,
     bytes: u64,
 }
 
 impl CallUnderWay {
-    /// The repository of the session.
-    pub(crate) fn repository(&self) -> Result<Arc<Repository>, ApiError> {
-        self.repository.clone().ok_or_else(|| ApiError::not_found("the repository is not there any more"))
+    /// The session as it was when the call began.
+    pub(crate) fn session(&self) -> &Session {
+        &self.counted.session
     }
 
     /// Bytes moved.
     pub(crate) fn moved(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.shared.events.progress(ServerEvent::Moved { number: self.session.number, bytes });
+        self.counted.bytes += bytes;
+        let number = self.counted.session.number;
+        self.counted.shared.events.progress(ServerEvent::Moved { number, bytes });
     }
 }
 
-impl Drop for CallUnderWay {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.shared.sessions().end_call(self.session.id, self.bytes, self.shared.clock.instant());
     }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 /// `POST upload`.
 pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let mut under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Write)?;
-    let repository = under_way.repository()?;
+    let mut under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Write).await?;
+    let repository = under_way.repository.clone();
     let _permit = shared.transfer().await?;
     let announced = call.announced_length().unwrap_or(MAX_UPLOAD_BYTES);
     let body = Paced::new(call.into_body(), MAX_UPLOAD_BYTES, shared.pace);

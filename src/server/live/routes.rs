@@ -2,10 +2,10 @@
 
 use crate::model::{Right, Rights, SessionId};
 use crate::protocol::announce::Announcement;
-use crate::protocol::session::SessionAnswer;
+use crate::protocol::session::{PrepareDownload, SessionAnswer};
 use crate::protocol::{ErrorCode, paths};
 use crate::server::ServerEvent;
-use crate::server::live::{Caller, Device, LIMIT, Live, header, request};
+use crate::server::live::{Caller, Device, LIMIT, Live, Setup, header, request};
 use crate::server::router::{Need, ROUTES, Route, Verb};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
@@ -104,6 +104,18 @@ async fn unknown_paths_and_methods_are_answered_in_our_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_keeps_no_backups_says_so_and_still_says_who_it_is() {
+    let live = Live::start_with(Setup { keeps_backups: false, ..Setup::default() });
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    let mut caller = live.caller(&device).await;
+    caller.get(paths::INFO).await.ok();
+    assert_eq!(caller.get(paths::SNAPSHOTS).await.code(), ErrorCode::NotFound);
+    assert_eq!(caller.prepare(&header("Documents")).await.code(), ErrorCode::NotFound);
+    let download = PrepareDownload::default();
+    assert_eq!(caller.post(paths::PREPARE_DOWNLOAD, &download).await.code(), ErrorCode::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_announcement_that_contradicts_the_certificate_is_not_passed_on() {
     let mut live = Live::start();
     let device = Device::new();
@@ -117,10 +129,10 @@ async fn an_announcement_that_contradicts_the_certificate_is_not_passed_on() {
     assert_eq!(answer.fingerprint, live.identity.fingerprint().to_string());
     assert_eq!(answer.port, live.handle.port());
     let heard = live.event(|event| match event {
-        ServerEvent::Heard { announcement, .. } => Some(announcement),
+        ServerEvent::Heard { announcement, certificate, .. } => Some((announcement, certificate)),
         _ => None,
     });
-    assert_eq!(heard.await, honest, "the forged ones were not passed on");
+    assert_eq!(heard.await, (honest, Some(device.fingerprint())), "the forged ones were not passed on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
