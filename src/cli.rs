@@ -148,7 +148,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Ls(args) => ls::run(&globals, &args, &output).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => status::run(&globals, &args, &output).await,
-        Command::Try(args) => try_out::run(&globals, args, output, shutdown).await,
+        Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }
 }

@@ -1,7 +1,7 @@
 //! `devices`: who is on the network.
 
 use crate::cli::ExitStatus;
-use crate::cli::output::{Output, table};
+use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::client::Client;
 use crate::daemon::control::{self, Answer, DeviceRow, Request, rows};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Longest that the count of a paired device's snapshots is waited for.
 const COUNT_LIMIT: Duration = Duration::from_secs(2);
 /// Silence after which the subnets are scanned.
-const SCAN_AFTER: Duration = Duration::from_millis(1000);
+const SCAN_AFTER: Duration = Duration::from_secs(1);
 
 /// Show who is on the network: lan-backup devices and LocalSend apps
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         output.talk(&tried);
         output.talk("hint: start `lan-backup serve` on the other device, or name it by its address");
     } else {
-        table(&lines).iter().for_each(|line| output.line(line));
+        output.table(&lines);
     }
     Ok(ExitStatus::Done)
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// How often a PIN file that is not there yet is looked for.
 const PIN_FILE_PAUSE: Duration = Duration::from_millis(200);
 /// A PIN window is open for 300 s; nobody waits longer for the file.
-const PIN_FILE_LIMIT: Duration = Duration::from_secs(300);
+const PIN_FILE_LIMIT: Duration = Duration::from_mins(5);
 
 /// The person at this terminal.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Face {
         Self { output, pin_file, given: false }
     }
 
-    async fn from_file(&mut self, path: &Path) -> client::Result<Pin> {
+    async fn pin_from_file(&mut self, path: &Path) -> client::Result<Pin> {
         if std::mem::replace(&mut self.given, true) {
             return Err(no_pin(io::Error::other("the one in the file was wrong")));
         }
@@ -77,14 +77,15 @@ fn read_line(path: &Path) -> io::Result<String> {
 impl PinSource for Face {
     fn waiting(&mut self, code: ShortCode, their_fingerprint: Fingerprint) {
         let theirs = their_fingerprint.short_code();
-        self.output.say(&format!("asking the other device (its code is {theirs}); this device shows up there as {code}"));
+        self.output
+            .say(&format!("asking the other device (its code is {theirs}); this device shows up there as {code}"));
         self.output.event("pairing", serde_json::json!({ "code": code, "peer": their_fingerprint }));
     }
 
     fn pin<'a>(&'a mut self, _: &'a PairState, attempts_left: u8) -> BoxFuture<'a, client::Result<Pin>> {
         Box::pin(async move {
             if let Some(path) = self.pin_file.clone() {
-                return self.from_file(&path).await;
+                return self.pin_from_file(&path).await;
             }
             if !self.output.is_interactive() {
                 return Err(no_pin(io::Error::other("there is no terminal; give the PIN with --pin-file")));

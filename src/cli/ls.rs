@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 /// List what is in a snapshot
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup ls nas\n  lan-backup ls nas latest:Documents/2024\n  lan-backup ls local 1a2b3c4d --recursive")]
+#[command(
+    after_help = "Examples:\n  lan-backup ls nas\n  lan-backup ls nas latest:Documents/2024\n  lan-backup ls local 1a2b3c4d --recursive"
+)]
 pub struct Args {
     /// Alias, beginning of the fingerprint, address, or `local`
     device: String,
@@ -95,7 +97,8 @@ async fn list<V: Vault>(
         return Ok(());
     }
     let path = selection.path.as_ref().map(ToString::to_string).unwrap_or_default();
-    Err(crate::restore::Error::Selection(format!("there is no `{path}` in snapshot {}", snapshot.info.id.short())).into())
+    Err(crate::restore::Error::Selection(format!("there is no `{path}` in snapshot {}", snapshot.info.id.short()))
+        .into())
 }
 
 fn show(entry: &Entry, output: &Output) {
@@ -109,5 +112,10 @@ fn show(entry: &Entry, output: &Output) {
         "path": entry.path.to_string(), "kind": kind, "bytes": entry.size(), "mtime": mtime, "mode": entry.metadata.mode,
     }));
     let time = mtime.map(local_time).unwrap_or_default();
-    output.line(&format!("{mark}{:04o} {:>11} {time:16} {}{target}", entry.metadata.mode.unwrap_or(0), size::bytes(entry.size()), entry.path));
+    output.line(&format!(
+        "{mark}{:04o} {:>11} {time:16} {}{target}",
+        entry.metadata.mode.unwrap_or(0),
+        size::bytes(entry.size()),
+        entry.path
+    ));
 }

@@ -83,6 +83,13 @@ impl Output {
         self.row(&event);
     }
 
+    /// Rows in columns for people; nothing with `--json`.
+    pub fn table(&self, rows: &[Vec<String>]) {
+        for line in table(rows) {
+            self.line(&line);
+        }
+    }
+
     fn print(&self, text: &str) {
         self.bars.suspend(|| {
             let mut stdout = std::io::stdout().lock();
@@ -118,7 +125,7 @@ fn lines_cleaned(text: &str) -> String {
 }
 
 /// Rows of text in columns, each as wide as its widest cell.
-pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -12,7 +12,9 @@ use serde_json::json;
 
 /// Show what waits for an answer at the running `serve`, and answer it
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup pending\n  lan-backup pending 3 always\n  lan-backup pending 3 decline")]
+#[command(
+    after_help = "Examples:\n  lan-backup pending\n  lan-backup pending 3 always\n  lan-backup pending 3 decline"
+)]
 pub struct Args {
     /// The number of a question
     #[arg(requires = "answer")]

@@ -10,7 +10,9 @@ use serde_json::json;
 
 /// Accept a device that asks to be paired with the running `serve`, and show the PIN to type there
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup pin                    for the device that waits longest\n  lan-backup pin --for K7QM-2XRT    for the one that shows this code")]
+#[command(
+    after_help = "Examples:\n  lan-backup pin                    for the device that waits longest\n  lan-backup pin --for K7QM-2XRT    for the one that shows this code"
+)]
 pub struct Args {
     /// Only for the device that shows this code
     #[arg(long = "for", value_name = "CODE")]

@@ -181,13 +181,10 @@ impl Work<'_> {
             json!({ "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults }),
         );
         let stats = plan.stats;
-        let mut notes = String::new();
-        if stats.identical_files > 0 {
-            notes = format!("; {} were there already", size::count(stats.identical_files));
-        }
-        if stats.beside_files > 0 {
-            notes.push_str(&format!("; {} got a second name, as another file was there", size::count(stats.beside_files)));
-        }
+        let there = format!("; {} were there already", size::count(stats.identical_files));
+        let beside = format!("; {} got a second name, as another file was there", size::count(stats.beside_files));
+        let notes = [(stats.identical_files, there), (stats.beside_files, beside)];
+        let notes: String = notes.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
         output.say(&format!(
             "restored {} files, {} from snapshot {} of `{}`, in {}{notes}",
             size::count(report.files),

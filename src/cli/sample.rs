@@ -12,8 +12,22 @@ const PHOTOS: usize = 24;
 const PHOTO_BYTES: usize = 1_500_000;
 /// Words of which notes are made.
 const WORDS: [&str; 16] = [
-    "harbour", "letter", "between", "morning", "photograph", "cellar", "winter", "a", "the", "of", "and", "house", "river",
-    "never", "seventeen", "remember",
+    "harbour",
+    "letter",
+    "between",
+    "morning",
+    "photograph",
+    "cellar",
+    "winter",
+    "a",
+    "the",
+    "of",
+    "and",
+    "house",
+    "river",
+    "never",
+    "seventeen",
+    "remember",
 ];
 
 /// Fills `folder`, which must not exist.

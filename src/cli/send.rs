@@ -21,11 +21,9 @@ use std::time::Instant;
 
 /// Back up files and folders to a device; pairs with it on the way if needed
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Nothing is left out unless asked. Patterns have the syntax of .gitignore.\n\n\
+#[command(after_help = "Nothing is left out unless asked. Patterns have the syntax of .gitignore.\n\n\
     Examples:\n  lan-backup send nas ~/Documents\n  lan-backup send nas ~/Photos ~/Mail --set home --exclude '*.tmp'\n  \
-    lan-backup send 192.168.1.7 /srv --exclude-caches --dry-run"
-)]
+    lan-backup send 192.168.1.7 /srv --exclude-caches --dry-run")]
 pub struct Args {
     /// Alias, beginning of the fingerprint, or address
     device: String,
@@ -144,7 +142,8 @@ fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {
             Verdict::Changed(_) => "changed",
         };
         if planned.entry.is_file() {
-            output.row(&json!({ "path": planned.entry.path.to_string(), "state": mark, "bytes": planned.entry.size() }));
+            output
+                .row(&json!({ "path": planned.entry.path.to_string(), "state": mark, "bytes": planned.entry.size() }));
             output.line(&format!("{mark:>8}  {}  ({})", planned.entry.path, size::bytes(planned.entry.size())));
         }
     }
@@ -172,7 +171,11 @@ fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {
 /// A word that can be pasted into a shell.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:~@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]

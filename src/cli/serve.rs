@@ -23,10 +23,8 @@ use std::sync::Arc;
 
 /// Be found by other devices, keep their backups, and give them back
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  lan-backup serve\n  lan-backup serve --alias nas --store /srv/backups\n  \
-    lan-backup serve --accept paired --json      on a box without a screen"
-)]
+#[command(after_help = "Examples:\n  lan-backup serve\n  lan-backup serve --alias nas --store /srv/backups\n  \
+    lan-backup serve --accept paired --json      on a box without a screen")]
 pub struct Args {
     /// What this device is called on other screens; remembered
     #[arg(long, value_name = "NAME")]
@@ -184,7 +182,11 @@ impl Watch {
             ServerEvent::Committed { session, set, snapshot } => {
                 output.event("committed", json!({ "snapshot": snapshot, "set": set, "session": session }));
                 let received = size::bytes(session.bytes);
-                output.say(&format!("{}: snapshot {} of `{set}` is safe ({received} received)", session.alias, snapshot.short()));
+                output.say(&format!(
+                    "{}: snapshot {} of `{set}` is safe ({received} received)",
+                    session.alias,
+                    snapshot.short()
+                ));
             }
             ServerEvent::SessionEnded(session) => {
                 if let Some(bar) = self.bars.remove(&session.number) {
@@ -204,7 +206,9 @@ impl Watch {
             return;
         }
         let bar = self.output.bars().add(ProgressBar::no_length());
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(session.alias.to_string());

@@ -58,7 +58,8 @@ pub fn start_log(globals: &Globals) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     // A log that was started already (in a test) is kept.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
 /// The first Ctrl-C (or the system's word to stop) ends sessions cleanly, the second ends the program at once.

@@ -21,5 +21,9 @@ pub fn rate(bytes_moved: u64, time: Duration) -> String {
 /// A time as `0.42 s` or `3m 12s`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
-    if seconds < 60 { format!("{:.2} s", time.as_secs_f64()) } else { format!("{}m {:02}s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{:.2} s", time.as_secs_f64())
+    } else {
+        format!("{}m {:02}s", seconds / 60, seconds % 60)
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::ExitStatus;
 use crate::cli::face::Face;
-use crate::cli::output::{Output, table};
+use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::daemon::locate::locate;
@@ -16,7 +16,9 @@ use std::path::PathBuf;
 
 /// List snapshots: those kept here, or those that a device advertises to this one
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup snapshots           kept on this device\n  lan-backup snapshots nas       on nas\n  lan-backup snapshots nas --set Documents --json")]
+#[command(
+    after_help = "Examples:\n  lan-backup snapshots           kept on this device\n  lan-backup snapshots nas       on nas\n  lan-backup snapshots nas --set Documents --json"
+)]
 pub struct Args {
     /// Alias, beginning of the fingerprint, or address; this device without one
     device: Option<String>,
@@ -59,7 +61,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     if lines.len() == 1 {
         output.say("there are no snapshots");
     } else {
-        table(&lines).iter().for_each(|line| output.line(line));
+        output.table(&lines);
     }
     Ok(if broken == 0 { ExitStatus::Done } else { ExitStatus::Failed })
 }

@@ -1,7 +1,7 @@
 //! `status`: one page about this device: what it keeps, whom it trusts, what it has sent where.
 
 use crate::cli::ExitStatus;
-use crate::cli::output::{Output, table};
+use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
@@ -46,7 +46,9 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     }
     for session in &sessions {
         let state = if session.waiting { "waits for an answer" } else { "under way" };
-        output.line(&format!("  {}: {:?}, {}, {state}", session.alias, session.kind, size::bytes(session.bytes)).to_lowercase());
+        output.line(
+            &format!("  {}: {:?}, {}, {state}", session.alias, session.kind, size::bytes(session.bytes)).to_lowercase(),
+        );
     }
     if questions > 0 {
         output.line(&format!("{questions} questions wait for an answer: `lan-backup pending`"));
@@ -71,7 +73,7 @@ fn paired(context: &Context, output: &Output) {
         let code = trust.fingerprint.short_code().to_string();
         lines.push(vec![format!("  {}", trust.alias), code, trust.rights.to_string(), address.unwrap_or_default()]);
     }
-    table(&lines).iter().for_each(|line| output.line(line));
+    output.table(&lines);
 }
 
 /// What is kept here: the last backup of each device and set. Returns whether all is well.
@@ -97,7 +99,8 @@ fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<bo
                 *entry = (entry.0 + 1, Some((record, snapshot.receipt.received_at)));
             }
         }
-        output.row(&json!({ "kind": "repository", "alias": alias, "owner": repository.owner(), "storedBytes": stored }));
+        output
+            .row(&json!({ "kind": "repository", "alias": alias, "owner": repository.owner(), "storedBytes": stored }));
         lines.push(vec![format!("  {alias}"), String::new(), String::new(), format!("{} stored", size::bytes(stored))]);
         for (set, (count, last)) in newest {
             let Some((record, received_at)) = last else { continue };
@@ -107,10 +110,15 @@ fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<bo
             }));
             let plural = if count == 1 { "snapshot" } else { "snapshots" };
             let size = size::bytes(record.totals.bytes);
-            lines.push(vec![format!("    {set}"), format!("last {}", local_time(received_at)), format!("{count} {plural}"), size]);
+            lines.push(vec![
+                format!("    {set}"),
+                format!("last {}", local_time(received_at)),
+                format!("{count} {plural}"),
+                size,
+            ]);
         }
     }
-    table(&lines).iter().for_each(|line| output.line(line));
+    output.table(&lines);
     Ok(recovery.is_harmless())
 }
 

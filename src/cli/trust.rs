@@ -1,7 +1,7 @@
 //! `trust`: which devices are paired, and what they may do here.
 
 use crate::cli::ExitStatus;
-use crate::cli::output::{Output, table};
+use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::daemon::{Context, Error};
 use crate::identity::trust::Trust;
@@ -56,7 +56,7 @@ pub fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus
     if list.is_empty() {
         output.talk("no device is paired with this one; `lan-backup pair DEVICE` begins it");
     } else {
-        table(&lines).iter().for_each(|line| output.line(line));
+        output.table(&lines);
     }
     Ok(ExitStatus::Done)
 }
@@ -71,7 +71,10 @@ pub fn find(context: &Context, text: &str) -> Result<Trust, Error> {
     let mut fitting: Vec<Trust> = context.trust.list().into_iter().filter(fits).collect();
     match fitting.len() {
         1 => Ok(fitting.remove(0)),
-        0 => Err(Error::usage(format!("no device `{text}` is paired with this one"), "`lan-backup trust` lists those that are")),
+        0 => Err(Error::usage(
+            format!("no device `{text}` is paired with this one"),
+            "`lan-backup trust` lists those that are",
+        )),
         _ => {
             let show = |trust: &Trust| format!("{} {}", trust.alias, trust.fingerprint.short_code());
             Err(Error::Ambiguous { name: text.to_owned(), devices: fitting.iter().map(show).collect() })

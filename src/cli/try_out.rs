@@ -5,7 +5,6 @@ use crate::backup::filter::FilterOptions;
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
-use crate::cli::settings::Globals;
 use crate::cli::{sample, size};
 use crate::client::{self, PinSource};
 use crate::codec::Compression;
@@ -34,7 +33,9 @@ use tokio::sync::mpsc;
 
 /// See the whole story on this one machine: discover, pair, back up, change, back up again, restore, compare
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup try\n  lan-backup try ~/Documents      with files of your own; they are only read")]
+#[command(
+    after_help = "Examples:\n  lan-backup try\n  lan-backup try ~/Documents      with files of your own; they are only read"
+)]
 pub struct Args {
     /// A folder of your own to back up; it is only read. A sample is made otherwise
     path: Option<PathBuf>,
@@ -44,14 +45,16 @@ pub struct Args {
 }
 
 /// Plays it through.
-pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+pub async fn run(args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
     resources::raise_open_file_limit();
     let scratch = tempfile::Builder::new().prefix("lan-backup-try-").tempdir();
-    let scratch = scratch.map_err(|source| {
-        crate::platform::Error { action: "create a folder in", path: std::env::temp_dir(), source }
+    let scratch = scratch.map_err(|source| crate::platform::Error {
+        action: "create a folder in",
+        path: std::env::temp_dir(),
+        source,
     })?;
     let story = Story { output: &output, scratch: scratch.path(), shutdown };
-    let result = Box::pin(story.play(globals, args.path)).await;
+    let result = Box::pin(story.play(args.path)).await;
     if args.keep {
         let kept = scratch.keep();
         output.say(&format!("everything is kept in {}", kept.display()));
@@ -77,21 +80,19 @@ impl Story<'_> {
         Context::open(home, Some(name), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), multicast_port)
     }
 
-    async fn play(&self, globals: &Globals, own: Option<PathBuf>) -> Result<ExitStatus, Error> {
-        let _ = globals;
+    async fn play(&self, own: Option<PathBuf>) -> Result<ExitStatus, Error> {
         // A group of its own, so that a real lan-backup on this machine takes no part.
         let multicast_port = 49_152 + (random::number() % 16_000) as u16;
         let (nas, laptop) = (self.device("nas", multicast_port)?, self.device("laptop", multicast_port)?);
         self.output.line("Two devices on this one machine: `laptop` backs up to `nas`.\n");
 
-        let tree = match own {
-            Some(path) => fs::canonicalize(&path)?,
-            None => {
-                let tree = self.scratch.join("Documents");
-                let copy = tree.clone();
-                blocking(move || sample::create(&copy)).await?;
-                tree
-            }
+        let tree = if let Some(path) = own {
+            fs::canonicalize(&path)?
+        } else {
+            let tree = self.scratch.join("Documents");
+            let copy = tree.clone();
+            blocking(move || sample::create(&copy)).await?;
+            tree
         };
         let is_sample = tree.starts_with(self.scratch);
 
@@ -168,12 +169,14 @@ impl Story<'_> {
         };
         let plan = restore::plan(opened.vault.clone(), options, monitor.clone(), self.shutdown.clone()).await?;
         let target = DirTarget::new(&rescue, monitor.clone())?;
-        let restored = restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
+        let restored =
+            restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
         let breaks = opened.breaks.len();
         opened.close().await;
         progress.finish();
         let rate = size::rate(restored.bytes, began.elapsed());
-        let text = format!("restored {} files elsewhere, every chunk checked on arrival, {rate}", size::count(restored.files));
+        let text =
+            format!("restored {} files elsewhere, every chunk checked on arrival, {rate}", size::count(restored.files));
         self.step(5, "restore", &text, began);
 
         let began = Instant::now();
@@ -199,13 +202,7 @@ impl Story<'_> {
         Ok(if fine { ExitStatus::Done } else { ExitStatus::Failed })
     }
 
-    async fn back_up(
-        &self,
-        laptop: &Context,
-        nas: Located,
-        tree: &Path,
-        screen: &mut Screen,
-    ) -> Result<Sent, Error> {
+    async fn back_up(&self, laptop: &Context, nas: Located, tree: &Path, screen: &mut Screen) -> Result<Sent, Error> {
         let options = SendOptions {
             paths: vec![tree.to_owned()],
             set: None,

@@ -29,6 +29,10 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     }
     Heads::new(&send::heads_folder(&context))?.forget(&fingerprint)?;
     output.event("unpaired", json!({ "alias": trust.alias, "fingerprint": fingerprint }));
-    output.say(&format!("{} ({}) is not paired any more; unpair this device there, too", trust.alias, fingerprint.short_code()));
+    output.say(&format!(
+        "{} ({}) is not paired any more; unpair this device there, too",
+        trust.alias,
+        fingerprint.short_code()
+    ));
     Ok(ExitStatus::Done)
 }

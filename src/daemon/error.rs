@@ -200,7 +200,9 @@ fn vault_code(error: &vault::Error) -> &'static str {
 
 fn store_hint(error: &store::Error) -> Option<&'static str> {
     match error {
-        store::Error::NewerFormat { .. } => Some("nothing was changed; install the newer lan-backup here, or choose another --store"),
+        store::Error::NewerFormat { .. } => {
+            Some("nothing was changed; install the newer lan-backup here, or choose another --store")
+        }
         store::Error::Full => Some("make space on this device; nothing old was touched"),
         store::Error::Damaged { .. } | store::Error::Pack { .. } | store::Error::Chunk { .. } => {
             Some("this disk may be failing; copy the store elsewhere before anything else")

@@ -5,7 +5,7 @@ use lan_backup::backup::cache::Cache;
 use lan_backup::backup::filter::FilterOptions;
 use lan_backup::backup::{self, Report, Roots, RunOptions, ScanOptions};
 use lan_backup::codec::Compression;
-use lan_backup::model::{Alias, SnapshotInfo};
+use lan_backup::model::{Alias, Changes, SnapshotInfo};
 use lan_backup::monitor::Counter;
 use lan_backup::monitor::recording::RecordingMonitor;
 use lan_backup::platform::clock::ManualClock;
@@ -120,7 +120,7 @@ async fn an_unchanged_tree_is_neither_read_nor_sent() {
     let (put, asked) = (bench.vault.chunks_put(), bench.vault.ids_asked());
     let report = bench.back_up().await.unwrap();
     assert_eq!(bench.monitor.counted(Counter::BytesRead), 0);
-    assert_eq!(report.changes, Default::default());
+    assert_eq!(report.changes, Changes::default());
     assert_eq!(bench.vault.chunks_put() - put, 0, "manifest and refs are the same chunks");
     assert!(bench.vault.ids_asked() - asked < 20);
     assert_eq!(report.sequence, 2);
@@ -164,7 +164,7 @@ async fn a_file_touched_but_not_changed_is_no_change_of_content() {
     assert_eq!(metadata.len(), 100_000);
     let report = bench.back_up().await.unwrap();
     assert_eq!(bench.monitor.counted(Counter::BytesRead), 100_000);
-    assert_eq!(report.changes, Default::default());
+    assert_eq!(report.changes, Changes::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,7 +319,7 @@ async fn a_zip_holds_the_same_files() {
     let plan = restore::plan(bench.vault.clone(), options, bench.monitor.clone(), Shutdown::new()).await.unwrap();
     let file = bench.path("out.zip");
     let target = ZipTarget::new(&file, bench.monitor.clone()).unwrap();
-    restore::run(bench.vault.clone(), &plan, target, bench.monitor.clone(), Shutdown::new()).await.unwrap();
+    Box::pin(restore::run(bench.vault.clone(), &plan, target, bench.monitor.clone(), Shutdown::new())).await.unwrap();
     let mut zip = zip::ZipArchive::new(fs::File::open(&file).unwrap()).unwrap();
     for name in ["sub/text", "sparse"] {
         let mut bytes = Vec::new();

@@ -97,7 +97,7 @@ pub(crate) fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
             queue.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             "folder".to_owned()
         } else if metadata.is_symlink() {
-            format!("link to {:?}", fs::read_link(&path).unwrap())
+            format!("link to {}", fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii())
         } else {
             inodes.entry((metadata.dev(), metadata.ino())).or_default().push(relative.clone());
             let mut hasher = blake3::Hasher::new();
@@ -119,7 +119,8 @@ pub(crate) fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
     for mut names in inodes.into_values().filter(|names| names.len() > 1) {
         names.sort();
         for name in &names {
-            lines.get_mut(name).unwrap().push_str(&format!(" same as {names:?}"));
+            let line = &lines[name];
+            lines.insert(name.clone(), format!("{line} same as {names:?}"));
         }
     }
     lines
@@ -131,7 +132,7 @@ pub(crate) fn assert_same(left: &Path, right: &Path) {
     let mut differences = Vec::new();
     for path in left.keys().chain(right.keys()) {
         if left.get(path) != right.get(path) {
-            differences.push(format!("{path:?}\n  {:?}\n  {:?}", left.get(path), right.get(path)));
+            differences.push(format!("{}\n  {:?}\n  {:?}", path.display(), left.get(path), right.get(path)));
         }
     }
     differences.dedup();
