@@ -11,7 +11,8 @@ use std::path::Path;
 /// Lowest first. A module names only modules of lower floors.
 const FLOORS: &[&[&str]] = &[
     &["model"],
-    &["platform", "monitor", "chunker", "codec", "signer", "vault"],
+    &["platform", "monitor", "chunker", "codec", "signer"],
+    &["vault"],
     &["manifest"],
     &["config", "identity", "protocol", "store", "backup", "restore"],
     &["client", "server"],
@@ -128,7 +129,7 @@ fn without_comments_and_texts(text: &str) -> String {
             (begin, rest[begin..].find(&close).map_or(rest.len(), |end| begin + end))
         } else if rest.starts_with('"') {
             (1, end_of_text(rest, '"'))
-        } else if rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'') {
+        } else if rest.starts_with("'\\") || rest.starts_with('\'') && rest.chars().nth(2) == Some('\'') {
             (1, end_of_text(rest, '\''))
         } else {
             at += rest.chars().next().map_or(1, char::len_utf8);
