@@ -169,7 +169,8 @@ impl Error {
             Self::WrongPin { .. } => "look at the digits on the other screen and try again",
             Self::Intercepted => "do not type the PIN; find out which device relays this connection",
             Self::ChunksMissing(_) => "look after the store on the other device: `lan-backup verify` there",
-            Self::Failed(..) | Self::NoPin(_) => return None,
+            Self::NoPin(_) => "the other screen shows six digits; where nobody can type them, give --pin-file FILE",
+            Self::Failed(..) => return None,
         };
         Some(hint.to_owned())
     }
