@@ -214,7 +214,9 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
 fn vault_hint(error: &vault::Error) -> Option<String> {
     let hint = match error {
         vault::Error::Offline(_) => "run the same command again: what has arrived is not sent twice",
-        vault::Error::Full(_) => "make space on the other device, then run the same command again; nothing old was touched",
+        vault::Error::Full(_) => {
+            "make space on the other device, then run the same command again; nothing old was touched"
+        }
         vault::Error::Corrupt(_) => "the holder's disk may be failing; other snapshots may still be whole",
         vault::Error::Stale(_) => "another backup of the same set is running; run it again when that has ended",
         // The other device, or the call to it, knows better.
