@@ -72,9 +72,17 @@ fn repository_of(
     wanted: Option<RepositoryId>,
 ) -> Result<Option<Arc<Repository>>, ApiError> {
     let Some(wanted) = wanted else { return Ok(shared.store()?.owned_by(&trust.fingerprint)) };
-    // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them.
-    let own = shared.store()?.repository(&wanted).filter(|repository| repository.owner() == trust.fingerprint);
-    own.map(Some).ok_or_else(|| ApiError::not_allowed("the repository does not belong to this device"))
+    // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them. Whose it
+    // once was knows it anyway, and must not take it for lost.
+    let was_own = |repository: &Arc<Repository>| {
+        repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
+    };
+    match shared.store()?.repository(&wanted).filter(was_own) {
+        Some(repository) if repository.owner() == trust.fingerprint => Ok(Some(repository)),
+        Some(_) => Err(ApiError::not_allowed("another device has taken this one's place and continues its backups")
+            .hint("for a new backup of its own, unpair the other device here (`lan-backup unpair`) and send again")),
+        None => Err(ApiError::not_found("the repository is not there")),
+    }
 }
 
 /// Makes the caller's repository, unless a call beside this one just did.
