@@ -150,8 +150,9 @@ impl Context {
         let mut head = self.options.head.clone();
         for _ in 0..MAX_COMMITS {
             if let Some(head) = &head {
-                let newest = signer::open_record(&head.signed)
-                    .map_err(|error| vault::Error::Refused(format!("the newest snapshot of this set: {error}")))?;
+                let newest = signer::open_record(&head.signed).map_err(|error| {
+                    vault::Error::Refused(format!("the newest snapshot of this set: {error}").into())
+                })?;
                 record.sequence = newest.sequence + 1;
                 record.previous = Some(head.id);
             }

@@ -13,9 +13,9 @@ use crate::model::{IdempotencyKey, RepositoryId, SetName, SnapshotId, SnapshotIn
 use crate::monitor::{Fault, Monitor};
 use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
-use crate::protocol::API_VERSION;
 use crate::protocol::pairing::Purpose;
 use crate::protocol::session::{PrepareUpload, SessionAnswer, SessionState};
+use crate::protocol::{API_VERSION, ErrorCode};
 use crate::signer;
 use crate::vault::Vault;
 use std::path::PathBuf;
@@ -120,7 +120,7 @@ pub async fn send(
         monitor.notice(format!("{} does not know this device any more; pairing again", located.alias));
         located.trust = None;
     }
-    let prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+    let mut prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
     if located.trust.is_none() {
         let totals = prepared.plan.totals;
         let purpose = Purpose { set: prepared.set.clone(), files: totals.files, bytes: totals.bytes };
@@ -128,9 +128,25 @@ pub async fn send(
             paired = join::pair(context, &located, Some(purpose), pin) => paired?,
             () = shutdown.stopped() => return Err(Error::Stopped),
         };
+        if has_backups_of_this_device(context, &located).await? {
+            // It was paired before: what is there already is what the files are to be compared with.
+            prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+        }
     }
     let client = located.client(context)?;
-    let answer = agree(&client, &prepared, &located, &monitor, &shutdown).await?;
+    let answer = match agree(&client, &prepared, &located, &monitor, &shutdown).await {
+        Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotFound) && prepared.repository.is_some() => {
+            monitor.fault(Fault {
+                subject: format!("set {}", prepared.set),
+                problem: "the receiver has lost all backups of this device that it had acknowledged; new ones begin"
+                    .to_owned(),
+            });
+            Heads::new(&heads_folder(context))?.forget(&located.fingerprint)?;
+            prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+            agree(&client, &prepared, &located, &monitor, &shutdown).await?
+        }
+        answer => answer?,
+    };
     let session = answer.session;
     let sending = carry_out(context, &client, &located, answer, prepared, &options, &monitor, &shutdown);
     let result = Box::pin(sending).await;
@@ -145,6 +161,12 @@ pub async fn send(
 
 async fn is_still_paired(context: &Context, located: &Located) -> Result<bool> {
     join::is_welcome(&located.client(context)?).await
+}
+
+async fn has_backups_of_this_device(context: &Context, located: &Located) -> Result<bool> {
+    let listing = located.client(context)?.listing(None).await?;
+    let own = context.identity.fingerprint();
+    Ok(listing.repositories.iter().any(|one| one.owner == own && !one.snapshots.is_empty()))
 }
 
 async fn agree(

@@ -1,7 +1,9 @@
 //! Tests of the whole through its public face, one binary. All sockets are bound to 127.0.0.1, port 0.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod cli;
 mod engine;
+mod model_based;
 mod store_commit;
 mod store_crash;
 mod store_damage;
