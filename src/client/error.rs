@@ -212,7 +212,7 @@ impl From<Error> for vault::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Answer { status, body } => {
-                let ErrorBody { code, message, missing, head, hint } = *body;
+                let ErrorBody { code, message, hint, missing, head } = *body;
                 match code {
                     ErrorCode::MissingChunks => Self::Missing(missing),
                     ErrorCode::StalePrevious => Self::Stale(head),
@@ -226,7 +226,7 @@ impl From<Error> for vault::Error {
                     ErrorCode::Busy => Self::Offline(message.into()),
                     ErrorCode::Failed => Self::Failed(message, None),
                     _ => {
-                        let body = Box::new(ErrorBody { code, message, missing, head, hint });
+                        let body = Box::new(ErrorBody { code, message, hint, missing, head });
                         Self::Refused(Box::new(Error::Answer { status, body }))
                     }
                 }
