@@ -1,14 +1,16 @@
 //! `restore`: get a backup back.
 
+use crate::backup::heads::Heads;
 use crate::cli::ExitStatus;
 use crate::cli::face::Face;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
 use crate::cli::size;
-use crate::daemon::locate::locate;
+use crate::daemon::locate::{Located, locate};
 use crate::daemon::retrieve::{self, Opened};
-use crate::daemon::{Error, join};
+use crate::daemon::send::heads_folder;
+use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
@@ -111,11 +113,14 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let mut face = Face::new(output.clone(), args.pin_file.clone());
     let opening = async {
         let mut located = locate(&context, &args.device, &mut face).await?;
-        let welcome = located.trust.is_some() && join::is_welcome(&located.client(&context)?).await?;
+        let welcome = located.trust.is_some() && located.client(&context)?.is_paired().await?;
         if !welcome {
             located = join::pair(&context, &located, None, &mut face).await?;
         }
-        retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor).await
+        let opened =
+            retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor, &shutdown).await?;
+        settle_adoption(&context, &located, &opened, args.adopt, &output)?;
+        Ok::<_, Error>(opened)
     };
     let opened = tokio::select! {
         opened = opening => opened?,
@@ -124,6 +129,27 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let result = Box::pin(work.restore(&opened)).await;
     opened.close().await;
     result
+}
+
+/// A repository that this device has taken over is the one that its next backups continue.
+fn settle_adoption<V: Vault>(
+    context: &Context,
+    located: &Located,
+    opened: &Opened<V>,
+    wanted: bool,
+    output: &Output,
+) -> Result<(), Error> {
+    if !wanted {
+        return Ok(());
+    }
+    if opened.owner == context.identity.fingerprint() {
+        let heads = Heads::new(&heads_folder(context))?;
+        heads.save_repository_at(&located.fingerprint, opened.vault.parameters().id)?;
+        output.say("this device continues that backup from now on");
+    } else {
+        output.talk("the person there let this device read that backup, but not continue it");
+    }
+    Ok(())
 }
 
 struct Work<'a> {
@@ -139,13 +165,20 @@ impl Work<'_> {
     async fn restore<V: Vault>(&self, opened: &Opened<V>) -> Result<ExitStatus, Error> {
         let began = Instant::now();
         let output = self.output;
-        for problem in &opened.breaks {
-            output.talk(&format!("ALARM: {problem}"));
-            output.event("alarm", json!({ "problem": problem.to_string() }));
+        for problem in &opened.alarms {
+            output.alarm(problem);
         }
         let snapshot = self.selection.find(&opened.snapshots, self.args.set.as_ref())?;
-        if snapshot.trust == Signature::Unverified {
-            output.talk("warning: nobody this device knows has signed this snapshot; it is consistent, but unverified");
+        match snapshot.trust {
+            Signature::Known => {}
+            Signature::OwnerLog => {
+                output.say("signed by a device that this one does not know; the holder vouches for it");
+            }
+            Signature::Unverified => {
+                output.talk(
+                    "warning: nobody this device knows has signed this snapshot; it is consistent, but unverified",
+                );
+            }
         }
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -175,7 +208,7 @@ impl Work<'_> {
         self.progress.finish();
         let report = result?;
         // A broken chain means that something was lost or forged, even when this snapshot is whole.
-        let faults = self.progress.faults() + opened.breaks.len() as u64;
+        let faults = self.progress.faults() + opened.alarms.len() as u64;
         output.event(
             "finished",
             json!({ "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults }),

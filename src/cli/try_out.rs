@@ -152,7 +152,7 @@ impl Story<'_> {
         let rescue = self.scratch.join("rescue");
         let progress = Arc::new(Progress::new(self.output.clone()));
         let monitor: Arc<dyn Monitor> = progress.clone();
-        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor).await?;
+        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor, &self.shutdown).await?;
         let snapshot = Selection::latest().find(&opened.snapshots, None)?;
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -166,7 +166,7 @@ impl Story<'_> {
         let target = DirTarget::new(&rescue, monitor.clone())?;
         let restored =
             restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
-        let breaks = opened.breaks.len();
+        let alarms = opened.alarms.len();
         opened.close().await;
         progress.finish();
         let rate = size::rate(restored.bytes, began.elapsed());
@@ -188,7 +188,7 @@ impl Story<'_> {
             let text = "compared both trees: every byte, name, mode, time and link is the same; the signed chain holds";
             self.step(6, "verify", text, began);
         }
-        let fine = difference.is_none() && breaks == 0 && faults == 0;
+        let fine = difference.is_none() && alarms == 0 && faults == 0;
         self.output.event("finished", json!({ "same": difference.is_none(), "faults": faults }));
         if fine {
             self.output.line("\nNow for real. On the machine that keeps backups:   lan-backup serve");

@@ -62,7 +62,8 @@ impl Bench {
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let filter = FilterOptions::default();
         let parent = head.as_ref().map(|head| head.id);
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache) };
+        let options =
+            ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache), scratch: self.base.path() };
         let plan = backup::scan(&options, &*clock, &*self.monitor, &Shutdown::new())?;
         let options = RunOptions {
             set,

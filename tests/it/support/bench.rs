@@ -68,7 +68,8 @@ impl Bench {
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let (filter, cache) = (FilterOptions::default(), self.cache(vault));
         let parent = head.map(|head| head.id);
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache) };
+        let options =
+            ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache), scratch: self.base.path() };
         backup::scan(&options, &*Self::clock(), &*self.monitor, &Shutdown::new()).unwrap()
     }
 
