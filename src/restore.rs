@@ -13,6 +13,8 @@
 //! | [`select`] | which snapshot, which part of it |
 //! | [`conflict`] | what happens to what is there |
 //! | [`plan`] | the plan, and the dry run |
+//! | [`action`] | what it says about one entry |
+//! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
 //! | [`target`] | where files go: the seam |
@@ -20,12 +22,14 @@
 //! | [`zip_target`] | into a zip file |
 //! | [`run`] | plan, fetch and target together |
 
+pub mod action;
 pub mod chain;
 pub mod compare;
 pub mod conflict;
 pub mod dir_target;
 pub mod fetch;
 pub mod folder_stack;
+pub mod links;
 pub mod plan;
 pub mod run;
 pub mod select;

@@ -14,9 +14,10 @@ use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
+use crate::restore::action::Action;
 use crate::restore::chain::Signature;
 use crate::restore::dir_target::DirTarget;
-use crate::restore::plan::{Action, Plan};
+use crate::restore::plan::Plan;
 use crate::restore::select::{Include, Selection};
 use crate::restore::zip_target::ZipTarget;
 use crate::restore::{self, Conflict, PlanOptions};
@@ -242,7 +243,7 @@ fn show(plan: &Plan, output: &Output) -> Result<(), Error> {
             Action::Beside => ("beside", "beside"),
             Action::Keep if matches!(planned.entry.kind, EntryKind::Folder) => continue,
             Action::Keep => ("keep", "same"),
-            Action::HardLink(_) => ("link", "link"),
+            Action::HardLink { .. } => ("link", "link"),
             Action::Skip => ("skip", "skip"),
         };
         output.row(&json!({ "path": planned.entry.path.to_string(), "action": name, "bytes": planned.entry.size() }));

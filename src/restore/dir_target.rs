@@ -9,10 +9,12 @@ use crate::platform::attributes::{self, OwnerNumbers};
 use crate::platform::fs::File;
 use crate::platform::root_dir::{self, Replace, RootDir};
 use crate::platform::{fs, random};
+use crate::restore::action::{Action, Planned};
 use crate::restore::folder_stack::FolderStack;
-use crate::restore::plan::{Action, Planned};
+use crate::restore::links::Existing;
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
+use std::collections::HashMap;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -30,6 +32,8 @@ pub struct DirTarget {
     current: Option<Current>,
     // Folders whose metadata waits until all that is in them is settled, outermost first.
     leaving: Vec<(RelPath, Metadata)>,
+    // The files that are in their place and may get further names: only these do, whatever else has come to lie there.
+    firsts: HashMap<RelPath, Existing>,
 }
 
 #[derive(Debug)]
@@ -39,6 +43,7 @@ struct Current {
     path: RelPath,
     metadata: Metadata,
     replace: Replace,
+    in_group: bool,
     // Bytes so far, holes at the end included.
     length: u64,
 }
@@ -52,7 +57,14 @@ impl DirTarget {
         fs::create_dir_all(path)?;
         let root = RootDir::open(path).map_err(Error::Target)?;
         let owners = attributes::may_change_owners().then(OwnerNumbers::default);
-        Ok(Self { folders: FolderStack::new(root), monitor, owners, current: None, leaving: Vec::new() })
+        Ok(Self {
+            folders: FolderStack::new(root),
+            monitor,
+            owners,
+            current: None,
+            leaving: Vec::new(),
+            firsts: HashMap::new(),
+        })
     }
 
     fn owner(&mut self, metadata: &Metadata) -> Option<(u32, u32)> {
@@ -66,15 +78,16 @@ impl DirTarget {
         if let Some((uid, gid)) = owner {
             root_dir::set_owner(file, uid, gid)?;
         }
-        if let Some(mode) = metadata.mode {
-            let mode = if owner.is_some() { mode } else { mode & !SET_ID_BITS };
-            root_dir::set_permissions(file, mode)?;
-        }
+        // Before the mode: a file that its owner may not write takes no attributes from anybody but root.
         for (name, value) in &metadata.xattrs {
             // Namespaces that only root may write, or that this file system does not have.
             if let Err(error) = attributes::set_extended_attribute(file, name, value) {
                 self.monitor.fault(Fault::new(format!("{path} (extended attribute {name})"), &error));
             }
+        }
+        if let Some(mode) = metadata.mode {
+            let mode = if owner.is_some() { mode } else { mode & !SET_ID_BITS };
+            root_dir::set_permissions(file, mode)?;
         }
         if let Some(time) = metadata.mtime {
             root_dir::set_modified(file, time)?;
@@ -97,14 +110,26 @@ impl DirTarget {
         let path = &planned.entry.path;
         if planned.action == Action::Keep {
             let file = self.folders.enter_parent(path)?.open_file(&path.name())?;
+            if is_in_group(planned) {
+                self.firsts.insert(path.clone(), Existing::new(&file.metadata()?));
+            }
             return self.apply(path, &file, &planned.entry.metadata);
         }
         let Some(first) = planned.action.first_name() else { return Ok(()) };
+        let Some(file) = self.firsts.get(&first) else {
+            return Err(io::Error::other(format!("its first name, {first}, was not restored")));
+        };
         let from = FolderStack::new(RootDir::open_again(self.folders.root())?).into_parent(&first)?;
         let temporary = temporary_name();
         let folder = self.folders.enter_parent(path)?;
         from.hard_link(&first.name(), folder, &temporary)?;
-        let renamed = folder.rename(&temporary, &path.name(), planned.action.replace());
+        let renamed = match folder.open_file(&temporary).and_then(|linked| linked.metadata()) {
+            Ok(linked) if Existing::new(&linked).is_same_file(file) => {
+                folder.rename(&temporary, &path.name(), planned.action.replace())
+            }
+            Ok(_) => Err(io::Error::other(format!("its first name, {first}, was replaced meanwhile"))),
+            Err(error) => Err(error),
+        };
         if renamed.is_err() {
             let _ = folder.remove_file(&temporary);
         }
@@ -131,6 +156,10 @@ impl DirTarget {
     }
 }
 
+fn is_in_group(planned: &Planned) -> bool {
+    matches!(planned.entry.kind, EntryKind::File { link_group: Some(_), .. })
+}
+
 fn temporary_name() -> Name {
     let unique = u64::from_le_bytes(random::bytes());
     Name::new(format!(".lan-backup-{unique:016x}.part").into_bytes()).expect("letters, digits and dashes make a name")
@@ -146,7 +175,7 @@ impl Target for DirTarget {
                 folder.remove_file(&path.name())?;
                 folder.create_folder(&path.name())
             }
-            Action::Keep | Action::Skip | Action::HardLink(_) => Ok(()),
+            Action::Keep | Action::Skip | Action::HardLink { .. } => Ok(()),
         }
     }
 
@@ -155,7 +184,8 @@ impl Target for DirTarget {
         let temporary = temporary_name();
         let file = self.folders.enter_parent(&path)?.create_file(&temporary)?;
         let (metadata, replace) = (planned.entry.metadata.clone(), planned.action.replace());
-        self.current = Some(Current { file, temporary, path, metadata, replace, length: 0 });
+        let in_group = is_in_group(planned);
+        self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0 });
         Ok(())
     }
 
@@ -173,7 +203,7 @@ impl Target for DirTarget {
 
     fn end(&mut self) -> io::Result<()> {
         let Some(current) = self.current.take() else { return Ok(()) };
-        let Current { file, temporary, path, metadata, replace, length } = current;
+        let Current { file, temporary, path, metadata, replace, in_group, length } = current;
         // A hole at the end was only skipped.
         let grown = file.metadata().and_then(|m| if m.len() < length { file.set_len(length) } else { Ok(()) });
         let ready = grown.and_then(|()| self.apply(&path, &file, &metadata));
@@ -181,6 +211,8 @@ impl Target for DirTarget {
         let renamed = ready.and_then(|()| folder.rename(&temporary, &path.name(), replace));
         if renamed.is_err() {
             let _ = folder.remove_file(&temporary);
+        } else if in_group {
+            self.firsts.insert(path, Existing::new(&file.metadata()?));
         }
         renamed
     }

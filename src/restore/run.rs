@@ -2,8 +2,9 @@
 
 use crate::monitor::{Counter, Fault, Monitor, Phase};
 use crate::platform::shutdown::Shutdown;
+use crate::restore::action::PlanStats;
 use crate::restore::fetch::{Fetched, Loader, Step, fetch};
-use crate::restore::plan::{Plan, PlanReader, PlanStats};
+use crate::restore::plan::{Plan, PlanReader};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
@@ -153,7 +154,7 @@ impl<T: Target> Writer<T> {
         self.target.abandon();
         if let Some((subject, size)) = self.in_file.take() {
             self.failed += 1;
-            self.failed_bytes += size;
+            self.failed_bytes = self.failed_bytes.saturating_add(size);
             self.monitor.fault(Fault { subject, problem: format!("not restored: {reason}") });
         }
     }
@@ -192,8 +193,8 @@ impl<T: Target> Writer<T> {
             self.or_fault(&planned.entry.path.to_string(), settled)?;
         }
         self.target.finish().map_err(Error::Target)?;
-        let files = stats.files - stats.skipped_files - self.failed;
-        Ok(Report { files, bytes: stats.bytes - self.failed_bytes })
+        let files = stats.files.saturating_sub(stats.skipped_files + self.failed);
+        Ok(Report { files, bytes: stats.bytes.saturating_sub(self.failed_bytes) })
     }
 }
 
