@@ -63,9 +63,6 @@ pub enum Error {
     /// The target cannot be written at all.
     #[error("cannot write to the target")]
     Target(#[source] std::io::Error),
-    /// The zip file cannot be written.
-    #[error("cannot write the zip file")]
-    Zip(#[from] zip::result::ZipError),
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

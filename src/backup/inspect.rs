@@ -23,7 +23,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// The stamp of a file looked at `now`; `None` when it changed so recently that a later change could hide behind it.
-    pub fn of(metadata: &std::fs::Metadata, now: Timestamp) -> Option<Self> {
+    pub fn of(metadata: &fs::Metadata, now: Timestamp) -> Option<Self> {
         let changed = attributes::changed(metadata);
         let settled = now.as_nanosecond() - changed.as_nanos() >= SETTLED_NANOS;
         settled.then(|| Self { inode: attributes::inode(metadata), changed })

@@ -7,9 +7,9 @@ use crate::backup::{Result, Roots};
 use crate::manifest;
 use crate::model::{Changes, Entry, SnapshotId, Totals};
 use crate::platform::Context;
+use crate::platform::fs::File;
 use crate::platform::lines::{LineWriter, Lines};
 use jiff::Timestamp;
-use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
 

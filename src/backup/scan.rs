@@ -154,7 +154,9 @@ impl<'a> Scan<'a> {
                         return Ok(());
                     }
                 };
-                // A file that became something else, or the other way round, has no past.
+                // A file that became something else, or the other way round, has no past: the file that was there is gone.
+                self.changes.deleted_files +=
+                    u64::from(old.as_ref().is_some_and(|old| old.entry.is_file() && !entry.is_file()));
                 let old = old.filter(|old| old.entry.is_file() == entry.is_file());
                 let verdict = old.map_or(Verdict::New, |old| Verdict::Changed(line_hash(&old.line)));
                 self.plan.write(verdict, stamp, &manifest::encode(&entry))?;

@@ -5,7 +5,7 @@ use crate::backup::filter::FilterOptions;
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
-use crate::cli::{sample, size};
+use crate::cli::{sample, settings, size};
 use crate::client::{self, PinSource};
 use crate::codec::Compression;
 use crate::config::{Accept, Home};
@@ -47,12 +47,7 @@ pub struct Args {
 /// Plays it through.
 pub async fn run(args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
     resources::raise_open_file_limit();
-    let scratch = tempfile::Builder::new().prefix("lan-backup-try-").tempdir();
-    let scratch = scratch.map_err(|source| crate::platform::Error {
-        action: "create a folder in",
-        path: std::env::temp_dir(),
-        source,
-    })?;
+    let scratch = settings::scratch_folder()?;
     let story = Story { output: &output, scratch: scratch.path(), shutdown };
     let result = Box::pin(story.play(args.path)).await;
     if args.keep {

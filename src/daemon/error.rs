@@ -1,7 +1,15 @@
 //! Everything that can go wrong in a command, with a stable code for programs and a next step for people.
 
+use crate::backup;
+use crate::client;
+use crate::config;
+use crate::discovery;
+use crate::identity;
+use crate::platform;
+use crate::restore;
+use crate::server;
+use crate::store;
 use crate::vault;
-use crate::{backup, client, config, discovery, identity, platform, restore, server, store};
 use std::error::Error as _;
 
 /// What stopped a command.

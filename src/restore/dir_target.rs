@@ -6,13 +6,13 @@
 use crate::model::{EntryKind, Metadata, Name, RelPath};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::attributes::{self, OwnerNumbers};
+use crate::platform::fs::File;
 use crate::platform::root_dir::{self, Replace, RootDir};
 use crate::platform::{fs, random};
 use crate::restore::folder_stack::FolderStack;
 use crate::restore::plan::{Action, Planned};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;

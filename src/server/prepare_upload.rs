@@ -15,7 +15,7 @@ use crate::server::limits::MAX_PREPARE_BODY_BYTES;
 use crate::server::manifest;
 use crate::server::opening::{answer, ask, new_session, opened_or_not};
 use crate::server::room;
-use crate::server::sessions::{Phase, Prepared, Session, SessionKind};
+use crate::server::sessions::{Expected, Phase, Prepared, Session, SessionKind};
 use crate::server::state::{Shared, blocking};
 use crate::store::Repository;
 use axum::response::Response;
@@ -51,6 +51,8 @@ pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Re
     let mut session = new_session(&shared, &trust, SessionKind::Backup, phase);
     session.set = Some(header.set.clone());
     session.key = Some(header.idempotency_key);
+    let files = header.changes.new_files.saturating_add(header.changes.changed_files);
+    session.expected = Expected { files, bytes: header.bytes_to_send };
     let prepared = shared.sessions().prepare(session.clone(), shared.clock.instant())?;
     if let Prepared::Existing(session) = prepared {
         return answer(shared, *session).await;

@@ -3,6 +3,7 @@
 
 mod cli;
 mod engine;
+mod model_based;
 mod store_commit;
 mod store_crash;
 mod store_damage;

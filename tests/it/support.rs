@@ -2,4 +2,6 @@
 
 pub(crate) mod lan;
 pub(crate) mod program;
+pub(crate) mod bench;
+pub(crate) mod edits;
 pub(crate) mod tree;
