@@ -304,15 +304,18 @@ async fn learn_parent(
     monitor.notice(
         "nothing is remembered of the last backup; every file is read, and only what is new is sent".to_owned(),
     );
-    let opened = retrieve::open_remote(context, located, None, false, monitor).await?;
-    let cache = cache(context, listed.repository.id, set)?;
-    let fetched = cache.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
-    opened.close().await;
-    match fetched {
+    let fetching = async {
+        let opened = retrieve::open_remote(context, located, None, false, monitor).await?;
+        let fetched =
+            cache(context, listed.repository.id, set)?.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
+        opened.close().await;
+        fetched.map_err(Error::from)
+    };
+    match fetching.await {
         Ok(()) => Ok(Some(head.id)),
-        // A damaged manifest must not keep the next snapshot from being made.
+        // A damaged manifest, or a device that may write but not read, must not keep the next snapshot from being made.
         Err(error) => {
-            monitor.notice(format!("the last snapshot cannot be compared with: {error}"));
+            monitor.notice(format!("the last snapshot cannot be compared with: {}", error.sentence()));
             Ok(None)
         }
     }

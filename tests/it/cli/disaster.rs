@@ -41,7 +41,10 @@ fn a_new_device_takes_the_place_of_a_lost_one() {
     let to = lan.path("rescued");
     let (question, restored) = restore_of_laptop(&new, &mut nas, &to, &["--adopt"], "replaces");
     assert_eq!(question["question"], "restore-others");
-    assert_eq!((&question["alias"], &question["of"], &question["adopt"]), (&json!("newbook"), &json!("laptop"), &json!(true)));
+    assert_eq!(
+        (&question["alias"], &question["of"], &question["adopt"]),
+        (&json!("newbook"), &json!("laptop"), &json!(true))
+    );
     assert_eq!(restored.done()["files"], 2);
     assert_same(&docs, &to.join("docs"));
 
@@ -68,8 +71,17 @@ fn a_new_device_takes_the_place_of_a_lost_one() {
     // The old identity turns up again: it is known, but what it wrote is another's now.
     let old = lan.device("old");
     let refused = old.run(&["send", &nas.address(), docs.to_str().unwrap()]);
-    refused.failed(1, "not-allowed", "does not belong to this device", "");
+    refused.failed(1, "not-allowed", "another device has taken this one's place", "lan-backup unpair");
     assert_eq!(nas.snapshots(None).len(), 4);
+    // What the hint says is possible: a backup of its own, beside the other.
+    old.run(&["unpair", "nas"]).last(0);
+    let (sending, file) = old.start_with_pin_file(&["send", &nas.address(), docs.to_str().unwrap()]);
+    nas.answer(&nas.question(), "always");
+    give_pin(&file, nas.event("pin")["pin"].as_str().unwrap());
+    assert_eq!(sending.end().done()["files"], 2);
+    let own = old.snapshots(Some("nas"));
+    assert_eq!((own.len(), own[0]["sequence"].as_u64(), nas.snapshots(None).len()), (1, Some(1), 5));
+    assert_ne!(own[0]["repository"], repository);
 }
 
 #[test]

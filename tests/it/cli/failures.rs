@@ -56,7 +56,7 @@ fn a_store_of_a_newer_format_is_refused_and_nothing_is_touched() {
     let file = nas.store().join("store.json");
     let old = read_text(&file);
     let (content, _) = old.trim_end().rsplit_once('\n').unwrap();
-    let newer = content.replacen("\"format\":1", "\"format\":2", 1);
+    let newer = content.replacen("\"format\": 1", "\"format\": 2", 1);
     assert_ne!(newer, content, "{content}");
     // As `docs/store-format.md` says: the BLAKE3 of all bytes before the last line.
     let sealed = format!("{newer}\n\"blake3:{}\"\n", blake3::hash(format!("{newer}\n").as_bytes()).to_hex());
@@ -69,7 +69,7 @@ fn a_store_of_a_newer_format_is_refused_and_nothing_is_touched() {
     }
     assert_eq!(read_text(&file), sealed);
     // A seal that does not fit is another matter than a newer format.
-    fs::write(&file, old.replacen("\"format\":1", "\"format\":0", 1)).unwrap();
+    fs::write(&file, old.replacen("\"format\": 1", "\"format\": 0", 1)).unwrap();
     nas.run(&["serve", "--port", "0"]).failed(1, "store", "damaged", "this disk may be failing");
     fs::write(&file, &old).unwrap();
     nas.serve(&[]);

@@ -57,7 +57,10 @@ fn a_new_set_of_a_paired_device_is_a_question_and_a_no_leaves_the_other_sets_alo
     let (docs, mail) = (lan.folder("docs", &[("a", b"1")]), lan.folder("mail", &[("m", b"2")]));
     let sending = laptop.start(&["send", "nas", docs.to_str().unwrap()]);
     let question = nas.question();
-    assert_eq!((&question["question"], &question["set"], &question["first"]), (&json!("backup"), &json!("docs"), &json!(true)));
+    assert_eq!(
+        (&question["question"], &question["set"], &question["first"]),
+        (&json!("backup"), &json!("docs"), &json!(true))
+    );
     nas.answer(&question, "always");
     sending.end().done();
 
@@ -84,7 +87,7 @@ fn nobody_at_the_pin_file_is_a_wait_that_a_signal_ends() {
     // Without a terminal and without a file there is no PIN.
     let docs = lan.folder("docs", &[("a", b"1")]);
     let ran = laptop.run(&["send", &nas.address(), docs.to_str().unwrap()]);
-    ran.failed(1, "no-pin", "no PIN was given: there is no terminal", "--pin-file");
+    ran.failed(1, "no-pin", "no PIN was given: there is no terminal", "give --pin-file FILE");
     // What is in the file is no PIN.
     let (pairing, file) = laptop.start_with_pin_file(&["pair", &nas.address()]);
     give_pin(&file, "hello");

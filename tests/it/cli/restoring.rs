@@ -71,7 +71,10 @@ fn a_part_an_older_state_and_a_pattern_give_just_that() {
     assert_eq!(names(&get("latest:docs/sub", &[])), ["b.txt", "c.jpg"]);
     assert_eq!(names(&get("latest~1:docs/a.txt", &[])), ["a.txt"]);
     let pictures = get("latest", &["--include", "*.jpg"]);
-    assert_eq!((names(&pictures.join("docs")), names(&pictures.join("docs/sub"))), (vec!["sub".to_owned()], vec!["c.jpg".to_owned()]));
+    assert_eq!(
+        (names(&pictures.join("docs")), names(&pictures.join("docs/sub"))),
+        (vec!["sub".to_owned()], vec!["c.jpg".to_owned()])
+    );
     let file = lan.path("all.zip");
     laptop.run(&["restore", "nas", "--zip", file.to_str().unwrap()]).done();
     let mut zip = zip::ZipArchive::new(fs::File::open(&file).unwrap()).unwrap();
@@ -92,7 +95,8 @@ fn paths_longer_than_the_system_takes_at_once_come_back_all_the_same() {
     let ran = laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]);
     assert_eq!(ran.done()["files"], 1);
     // Too long for one call, so it is compared from inside.
-    let status = std::process::Command::new("diff").args(["-r"]).arg(&docs).arg("docs").current_dir(&to).status().unwrap();
+    let status =
+        std::process::Command::new("diff").args(["-r"]).arg(&docs).arg("docs").current_dir(&to).status().unwrap();
     assert!(status.success());
     // And nothing is in the way of doing it again.
     assert_eq!(laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]).done()["faults"], 0);

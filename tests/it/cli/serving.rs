@@ -1,6 +1,6 @@
 //! `serve` itself, and what others see of it.
 
-use crate::support::lan::Lan;
+use crate::support::lan::{Lan, give_pin};
 use serde_json::json;
 
 #[test]
@@ -59,4 +59,22 @@ fn text_for_people_says_the_same_as_json_for_programs() {
     assert!(failed.stderr.contains("error: no device `nobody`") && failed.stderr.contains("\nhint: "), "{failed:#?}");
     let quiet = plain(&["status", "--quiet"]);
     assert!(quiet.stderr.is_empty(), "{quiet:#?}");
+}
+
+#[test]
+fn two_devices_back_up_to_each_other_and_each_direction_is_settled_by_itself() {
+    let lan = Lan::new();
+    let (nas, mut laptop) = lan.paired();
+    let (docs, music) = (lan.folder("docs", &[("a", b"1")]), lan.folder("music", &[("m", b"2")]));
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    // `laptop` has said nothing yet about what `nas` may do there.
+    laptop.serve(&["--accept", "ask"]);
+    let (sending, file) = nas.start_with_pin_file(&["send", &laptop.address(), music.to_str().unwrap()]);
+    laptop.answer(&laptop.question(), "always");
+    give_pin(&file, laptop.event("pin")["pin"].as_str().unwrap());
+    assert_eq!(sending.end().done()["newFiles"], 1);
+    assert_eq!((laptop.snapshots(None).len(), nas.snapshots(None).len()), (1, 1));
+    // And the first direction still holds.
+    laptop.run(&["send", &nas.address(), docs.to_str().unwrap()]).done();
+    assert_eq!(nas.snapshots(None).len(), 2);
 }
