@@ -67,6 +67,9 @@ pub enum Error {
     /// The target cannot be written at all.
     #[error("cannot write to the target")]
     Target(#[source] std::io::Error),
+    /// A thread of the engine ended by a panic: a defect of this program.
+    #[error("the restore failed inside; this is a defect of lan-backup")]
+    Internal,
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

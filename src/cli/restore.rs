@@ -16,7 +16,7 @@ use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::restore::action::Action;
 use crate::restore::chain::Signature;
-use crate::restore::dir_target::DirTarget;
+use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::plan::Plan;
 use crate::restore::select::{Include, Selection};
 use crate::restore::zip_target::ZipTarget;
@@ -64,6 +64,9 @@ pub struct Args {
     /// What to do with a file that is there and is not the same
     #[arg(long, value_enum, default_value_t = Way::KeepBoth)]
     conflict: Way,
+    /// Put back set-user-id, set-group-id and file capabilities; they are left off otherwise
+    #[arg(long)]
+    set_id: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -104,7 +107,15 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let include = Include::new(&args.include)?;
     let progress = Arc::new(Progress::new(output.clone()));
     let monitor: Arc<dyn Monitor> = progress.clone();
-    let work = Work { args: &args, selection, include, output: &output, progress: &progress, shutdown: &shutdown };
+    let work = Work {
+        args: &args,
+        selection,
+        include,
+        output: &output,
+        progress: &progress,
+        shutdown: &shutdown,
+        scratch: context.home.cache().to_owned(),
+    };
     if args.device == "local" {
         let folder = context.store_folder(args.store.clone());
         let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
@@ -160,6 +171,7 @@ struct Work<'a> {
     output: &'a Output,
     progress: &'a Arc<Progress>,
     shutdown: &'a Shutdown,
+    scratch: PathBuf,
 }
 
 impl Work<'_> {
@@ -188,6 +200,7 @@ impl Work<'_> {
             include: self.include.clone(),
             conflict: self.args.conflict.into(),
             target: self.args.to.clone(),
+            scratch: self.scratch.clone(),
         };
         let monitor: Arc<dyn Monitor> = self.progress.clone();
         let (vault, shutdown) = (opened.vault.clone(), self.shutdown.clone());
@@ -199,7 +212,9 @@ impl Work<'_> {
         }
         let result = match (&self.args.to, &self.args.zip) {
             (Some(folder), _) => {
-                restore::run(vault, &plan, DirTarget::new(folder, monitor.clone())?, monitor, shutdown).await
+                let set_ids = if self.args.set_id { SetIds::PutBack } else { SetIds::LeaveOff };
+                let target = DirTarget::new(folder, set_ids, monitor.clone())?;
+                restore::run(vault, &plan, target, monitor, shutdown).await
             }
             (None, Some(file)) => {
                 restore::run(vault, &plan, ZipTarget::new(file, monitor.clone())?, monitor, shutdown).await

@@ -19,7 +19,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::{fs, random, resources};
 use crate::protocol::pairing::PairState;
 use crate::restore::compare::trees_differ;
-use crate::restore::dir_target::DirTarget;
+use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::select::{Include, Selection};
 use crate::restore::{self, Conflict, PlanOptions};
 use crate::server::ServerEvent;
@@ -161,9 +161,10 @@ impl Story<'_> {
             include: Include::default(),
             conflict: Conflict::KeepBoth,
             target: Some(rescue.clone()),
+            scratch: self.scratch.to_owned(),
         };
         let plan = restore::plan(opened.vault.clone(), options, monitor.clone(), self.shutdown.clone()).await?;
-        let target = DirTarget::new(&rescue, monitor.clone())?;
+        let target = DirTarget::new(&rescue, SetIds::PutBack, monitor.clone())?;
         let restored =
             restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
         let alarms = opened.alarms.len();
