@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod engine;
+mod hostile_manifest;
 mod model_based;
 mod store_commit;
 mod store_crash;

@@ -2,4 +2,5 @@
 
 pub(crate) mod bench;
 pub(crate) mod edits;
+pub(crate) mod scratch;
 pub(crate) mod tree;
