@@ -10,3 +10,4 @@ mod store_damage;
 mod store_support;
 mod store_vault;
 mod support;
+mod symlink_race;
