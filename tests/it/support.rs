@@ -1,7 +1,7 @@
 //! What tests share.
 
-pub(crate) mod lan;
-pub(crate) mod program;
 pub(crate) mod bench;
 pub(crate) mod edits;
+pub(crate) mod lan;
+pub(crate) mod program;
 pub(crate) mod tree;
