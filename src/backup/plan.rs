@@ -37,7 +37,7 @@ pub struct Planned {
     pub line: Vec<u8>,
 }
 
-/// What a backup will do. Made by [`scan`](crate::backup::scan).
+/// What a backup will do. Made by [`scan`](crate::backup::scan()).
 #[derive(Debug)]
 pub struct Plan {
     /// Where things lie.
