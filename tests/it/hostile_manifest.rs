@@ -77,6 +77,7 @@ impl Bench {
             include: Include::default(),
             conflict,
             target: Some(self.out()),
+            scratch: std::env::temp_dir(),
         };
         let restored = restore_with(&self.vault, options).await;
         let mut beside: Vec<_> = fs::read_dir(self.base.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
