@@ -73,6 +73,9 @@ pub enum Error {
     /// What is remembered of a large file is damaged; the caller clears the cache and begins again.
     #[error("what was remembered of the last backup is damaged")]
     List,
+    /// A thread of the engine ended by a panic: a defect of this program.
+    #[error("the backup failed inside; this is a defect of lan-backup")]
+    Internal,
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

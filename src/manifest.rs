@@ -45,6 +45,9 @@ pub enum Error {
     /// The entries are not sorted, or one comes twice.
     #[error("the manifest is not sorted at `{0}`")]
     Order(RelPath),
+    /// An entry lies in something that is no folder of the manifest.
+    #[error("`{0}` in the manifest does not lie in one of its folders")]
+    Parent(RelPath),
     /// More entries than a snapshot may have.
     #[error("the manifest has more than 5,000,000 entries")]
     TooMany,

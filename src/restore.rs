@@ -13,6 +13,8 @@
 //! | [`select`] | which snapshot, which part of it |
 //! | [`conflict`] | what happens to what is there |
 //! | [`mod@plan`] | the plan, and the dry run |
+//! | [`action`] | what it says about one entry |
+//! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
 //! | [`target`] | where files go: the seam |
@@ -20,12 +22,14 @@
 //! | [`zip_target`] | into a zip file |
 //! | [`mod@run`] | plan, fetch and target together |
 
+pub mod action;
 pub mod chain;
 pub mod compare;
 pub mod conflict;
 pub mod dir_target;
 pub mod fetch;
 pub mod folder_stack;
+pub mod links;
 pub mod plan;
 pub mod run;
 pub mod select;
@@ -63,6 +67,9 @@ pub enum Error {
     /// The target cannot be written at all.
     #[error("cannot write to the target")]
     Target(#[source] std::io::Error),
+    /// A thread of the engine ended by a panic: a defect of this program.
+    #[error("the restore failed inside; this is a defect of lan-backup")]
+    Internal,
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

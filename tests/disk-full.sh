@@ -52,6 +52,8 @@ MULTICAST=$((20000 + $$ % 40000))
 nas() { "$BIN" --home "$WORK/nas" --json --multicast-port "$MULTICAST" --bind 127.0.0.1 "$@"; }
 # In the background without a shell in between, so that $! is the program itself.
 serve() {
+    # Before it starts: what the last one said is not what this one says.
+    : >"$PORT_FILE"
     "$BIN" --home "$WORK/nas" --json --multicast-port "$MULTICAST" --bind 127.0.0.1 serve --port "$1" \
         --store "$WORK/small/store" --accept paired >"$PORT_FILE" 2>"$WORK/serve.err" &
     SERVE=$!

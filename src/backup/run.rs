@@ -121,7 +121,7 @@ impl Context {
             sent = send(vault.clone(), incoming, self.options.compression, self.monitor.clone()) => sent,
             () = self.shutdown.stopped() => Err(Error::Stopped),
         };
-        let collected = reading.await.unwrap_or(Err(Error::Stopped));
+        let collected = reading.await.unwrap_or(Err(Error::Internal));
         // When sending failed, the reader only knows that it was stopped; when reading failed, sending ended well.
         let uploaded_bytes = sending?;
         self.commit(&*vault, collected?, uploaded_bytes).await

@@ -19,7 +19,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::{fs, random, resources};
 use crate::protocol::pairing::PairState;
 use crate::restore::compare::trees_differ;
-use crate::restore::dir_target::DirTarget;
+use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::select::{Include, Selection};
 use crate::restore::{self, Conflict, PlanOptions};
 use crate::server::ServerEvent;
@@ -152,7 +152,7 @@ impl Story<'_> {
         let rescue = self.scratch.join("rescue");
         let progress = Arc::new(Progress::new(self.output.clone()));
         let monitor: Arc<dyn Monitor> = progress.clone();
-        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor).await?;
+        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor, &self.shutdown).await?;
         let snapshot = Selection::latest().find(&opened.snapshots, None)?;
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -161,12 +161,13 @@ impl Story<'_> {
             include: Include::default(),
             conflict: Conflict::KeepBoth,
             target: Some(rescue.clone()),
+            scratch: self.scratch.to_owned(),
         };
         let plan = restore::plan(opened.vault.clone(), options, monitor.clone(), self.shutdown.clone()).await?;
-        let target = DirTarget::new(&rescue, monitor.clone())?;
+        let target = DirTarget::new(&rescue, SetIds::PutBack, monitor.clone())?;
         let restored =
             restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
-        let breaks = opened.breaks.len();
+        let alarms = opened.alarms.len();
         opened.close().await;
         progress.finish();
         let rate = size::rate(restored.bytes, began.elapsed());
@@ -188,7 +189,7 @@ impl Story<'_> {
             let text = "compared both trees: every byte, name, mode, time and link is the same; the signed chain holds";
             self.step(6, "verify", text, began);
         }
-        let fine = difference.is_none() && breaks == 0 && faults == 0;
+        let fine = difference.is_none() && alarms == 0 && faults == 0;
         self.output.event("finished", json!({ "same": difference.is_none(), "faults": faults }));
         if fine {
             self.output.line("\nNow for real. On the machine that keeps backups:   lan-backup serve");

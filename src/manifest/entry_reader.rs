@@ -2,7 +2,7 @@
 
 use crate::manifest::{Error, Result, StreamReader, decode};
 use crate::model::limits::{MAX_ENTRY_LINE_BYTES, MAX_MANIFEST_ENTRIES};
-use crate::model::{Entry, RelPath, Stream};
+use crate::model::{Entry, EntryKind, RelPath, Stream};
 use crate::vault::Vault;
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ pub struct EntryReader<V> {
     at: usize,
     number: u64,
     last: Option<RelPath>,
+    // The folder that was entered last; those above it are its parents.
+    folder: Option<RelPath>,
 }
 
 impl<V: Vault> EntryReader<V> {
@@ -23,7 +25,7 @@ impl<V: Vault> EntryReader<V> {
     /// [`Error::Form`] when the stream's head is not one.
     pub fn new(vault: Arc<V>, manifest: &Stream) -> Result<Self> {
         let stream = StreamReader::new(vault, manifest)?;
-        Ok(Self { stream, buffer: Vec::new(), at: 0, number: 0, last: None })
+        Ok(Self { stream, buffer: Vec::new(), at: 0, number: 0, last: None, folder: None })
     }
 
     /// The next entry; `None` after the last. Memory: one line and one chunk.
@@ -39,6 +41,17 @@ impl<V: Vault> EntryReader<V> {
         let entry = decode(&line).map_err(|problem| Error::Line { number: self.number, problem })?;
         if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
             return Err(Error::Order(entry.path));
+        }
+        let parent = entry.path.parent();
+        // Sorted by path, so a folder that was left does not come again.
+        while self.folder != parent {
+            self.folder = match self.folder.take() {
+                Some(folder) => folder.parent(),
+                None => return Err(Error::Parent(entry.path)),
+            };
+        }
+        if matches!(entry.kind, EntryKind::Folder) {
+            self.folder = Some(entry.path.clone());
         }
         self.last = Some(entry.path.clone());
         Ok(Some(entry))
@@ -112,6 +125,14 @@ mod tests {
     async fn hostile_manifests_are_refused() {
         let unsorted = folder("b") + &folder("a");
         assert!(matches!(read(&unsorted).await, Err(Error::Order(_))));
+        for file in
+            ["{\"path\":\"a\",\"kind\":\"file\",\"size\":0}\n", "{\"path\":\"a\",\"kind\":\"link\",\"target\":\"/\"}\n"]
+        {
+            assert!(matches!(read(&(file.to_owned() + &folder("a/b"))).await, Err(Error::Parent(_))));
+        }
+        assert!(matches!(read(&(folder("a") + &folder("a/b/c"))).await, Err(Error::Parent(_))));
+        let deep_and_back = folder("a") + &folder("a/b") + &folder("a/b/c") + &folder("a/d") + &folder("e");
+        assert_eq!(read(&deep_and_back).await.unwrap().len(), 5);
         let twice = folder("a") + &folder("a");
         assert!(matches!(read(&twice).await, Err(Error::Order(_))));
         assert!(matches!(read(folder("a").trim_end()).await, Err(Error::Line { number: 1, .. })));

@@ -60,7 +60,8 @@ impl<V: Vault> StreamReader<V> {
                 let whole = self.given == self.length && self.levels.iter().all(|level| level.half.is_empty());
                 return if whole { Ok(None) } else { Err(Error::Form) };
             };
-            let count = self.levels[level].ids.len().min(FETCH_CHUNKS);
+            // One list stands for thousands of chunks; more at once would only take memory.
+            let count = self.levels[level].ids.len().min(if level == deepest { FETCH_CHUNKS } else { 1 });
             let ids: Vec<ChunkId> = self.levels[level].ids.drain(..count).collect();
             let chunks = fetch(&*self.vault, ids).await?;
             if level == deepest {
@@ -168,12 +169,36 @@ mod tests {
 
     #[tokio::test]
     async fn streams_of_every_depth_are_read_as_written() {
-        for (length, depth) in [(0, 0), (1, 0), (200_000, 0), (3_000_000, 1), (70_000_000, 2)] {
+        for (length, depth) in [(0, 0), (1, 0), (200_000, 0), (3_000_000, 1)] {
             let bytes = noise(length);
             let (vault, stream) = written(&bytes).await;
             assert_eq!((stream.length, stream.depth), (length as u64, depth), "{length}");
             assert!(read(vault, &stream).await.unwrap() == bytes, "{length}");
         }
+    }
+
+    /// The writer needs a petabyte for the deepest lists; here they are made by hand, in pieces that no id fits into evenly.
+    #[tokio::test]
+    async fn deep_lists_are_read_whatever_their_cuts() {
+        let bytes = noise(20_000);
+        let vault = Arc::new(MemoryVault::new());
+        let mut encoder = Encoder::new(Compression::default());
+        let (mut level, mut depth) = (bytes.clone(), 0);
+        let ids = loop {
+            let mut ids = Vec::new();
+            for piece in level.chunks(100) {
+                let chunk = (codec::chunk_id(piece), Bytes::copy_from_slice(piece));
+                ids.push(chunk.0);
+                vault.put(vec![encoder.encode(&[chunk])]).await.unwrap();
+            }
+            if depth == MAX_STREAM_DEPTH {
+                break ids;
+            }
+            level = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+            depth += 1;
+        };
+        let stream = Stream { length: bytes.len() as u64, depth, ids };
+        assert!(read(vault, &stream).await.unwrap() == bytes);
     }
 
     #[tokio::test]

@@ -153,6 +153,10 @@ impl TryFrom<Line> for Entry {
             Kind::Link => EntryKind::Link { target: bytes_of(line.target, line.target_bytes)? },
             Kind::File => {
                 let Some(size) = line.size else { return refuse("is a file without a size") };
+                // No file system holds more, and sums of what is less do not overflow unseen.
+                if size > i64::MAX as u64 {
+                    return refuse("is larger than a file can be");
+                }
                 let content = match (line.content, line.content_list) {
                     (None, None) => None,
                     (Some(extents), None) => Some(Content::Inline(extents)),
@@ -278,6 +282,7 @@ mod tests {
             r#"{"kind":"folder"}"#,
             r#"{"path":"x","kind":"device"}"#,
             r#"{"path":"x","kind":"file"}"#,
+            r#"{"path":"x","kind":"file","size":9223372036854775808}"#,
             r#"{"path":"x","kind":"link"}"#,
             r#"{"pathBytes":"!","kind":"folder"}"#,
         ] {

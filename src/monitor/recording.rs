@@ -52,7 +52,9 @@ impl Monitor for RecordingMonitor {
     fn total(&self, _: Counter, _: u64) {}
 
     fn count(&self, counter: Counter, amount: u64) {
-        *self.state().counts.entry(counter).or_default() += amount;
+        let mut state = self.state();
+        let count = state.counts.entry(counter).or_default();
+        *count = count.saturating_add(amount);
     }
 
     fn fault(&self, fault: Fault) {

@@ -12,19 +12,46 @@ use std::path::{Path, PathBuf};
 pub struct Comparison {
     file: File,
     buffer: Vec<u8>,
+    compared: u64,
 }
 
 impl Comparison {
     /// Begins at the start of the file.
     pub fn new(file: File) -> Self {
-        Self { file, buffer: Vec::new() }
+        Self { file, buffer: Vec::new(), compared: 0 }
     }
 
-    /// Whether the next bytes of the file are those of `extent`.
+    /// The number of bytes that matched so far.
+    pub fn compared(&self) -> u64 {
+        self.compared
+    }
+
+    /// Whether the next bytes of the file are those of all `extents`.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn all_match(&mut self, extents: &[Extent]) -> io::Result<bool> {
+        for extent in extents {
+            if !self.matches(extent)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the next bytes of the file are those of `extent`. An extent of nothing is none: a list of them has no end.
     ///
     /// # Errors
     /// The disk's.
     pub fn matches(&mut self, extent: &Extent) -> io::Result<bool> {
+        let same = extent.length() > 0 && self.is_next(extent)?;
+        if same {
+            self.compared += extent.length();
+        }
+        Ok(same)
+    }
+
+    fn is_next(&mut self, extent: &Extent) -> io::Result<bool> {
         match extent {
             Extent::Chunk(id, length) => {
                 // A chunk is at most 2 MiB; a manifest that says more is wrong, and nothing matches it.

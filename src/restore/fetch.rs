@@ -10,13 +10,15 @@ use crate::manifest::stream_reader::open;
 use crate::model::limits::{FETCH_TARGET_BYTES, MAX_FETCH_IDS};
 use crate::model::{ChunkId, Content, EntryKind, Extent};
 use crate::monitor::{Counter, Monitor};
-use crate::restore::plan::{Action, Planned};
+use crate::restore::action::{Action, Planned};
 use crate::restore::{Error, Result};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+const WRONG_SIZE: &str = "its parts do not make up its size";
 
 /// What the writer does next.
 #[derive(Debug)]
@@ -62,8 +64,9 @@ pub struct Loader<V> {
     vault: Arc<V>,
     plan: mpsc::Receiver<Planned>,
     load: Load,
-    // The rest of the file at hand.
+    // The rest of the file at hand, and the bytes of it that are still to come.
     extents: Option<Extents<V>>,
+    left: u64,
     ended: bool,
 }
 
@@ -76,7 +79,7 @@ enum Extents<V> {
 impl<V: Vault> Loader<V> {
     /// Takes entries from `plan`.
     pub fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>) -> Self {
-        Self { vault, plan, load: Load::default(), extents: None, ended: false }
+        Self { vault, plan, load: Load::default(), extents: None, left: 0, ended: false }
     }
 
     /// The next load; `None` after the last.
@@ -91,14 +94,9 @@ impl<V: Vault> Loader<V> {
                     Extents::Indirect(reader) => reader.next().await,
                 };
                 match next {
-                    Ok(Some(Extent::Hole(length))) => self.load.steps.push(Step::Hole(length)),
-                    Ok(Some(Extent::Chunk(id, length))) => {
-                        if self.load.wanted.insert(id) {
-                            self.load.bytes += length;
-                        }
-                        self.load.steps.push(Step::Write(id, length));
-                    }
-                    Ok(None) => self.close(Step::End),
+                    Ok(Some(extent)) => self.extent(extent),
+                    Ok(None) if self.left == 0 => self.close(Step::End),
+                    Ok(None) => self.close(Step::Lost(WRONG_SIZE.to_owned())),
                     Err(crate::manifest::Error::Vault(error)) if is_fatal(&error) => return Err(error.into()),
                     Err(error) => self.close(Step::Lost(format!("the list of its parts cannot be read: {error}"))),
                 }
@@ -111,6 +109,23 @@ impl<V: Vault> Loader<V> {
         }
         let load = std::mem::take(&mut self.load);
         Ok(if load.steps.is_empty() { None } else { Some(load) })
+    }
+
+    /// An extent of nothing, or of more than the file has, ends the file: a hostile list need not end by itself.
+    fn extent(&mut self, extent: Extent) {
+        match self.left.checked_sub(extent.length()) {
+            Some(left) if extent.length() > 0 => self.left = left,
+            _ => return self.close(Step::Lost(WRONG_SIZE.to_owned())),
+        }
+        match extent {
+            Extent::Hole(length) => self.load.steps.push(Step::Hole(length)),
+            Extent::Chunk(id, length) => {
+                if self.load.wanted.insert(id) {
+                    self.load.bytes = self.load.bytes.saturating_add(length);
+                }
+                self.load.steps.push(Step::Write(id, length));
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -131,8 +146,9 @@ impl<V: Vault> Loader<V> {
         if !matches!(planned.action, Action::Create | Action::Replace | Action::Beside) {
             return;
         }
-        let EntryKind::File { content, .. } = &mut planned.entry.kind else { return };
+        let EntryKind::File { content, size, .. } = &mut planned.entry.kind else { return };
         let content = content.take();
+        self.left = *size;
         self.load.steps.push(Step::Begin(Box::new(planned)));
         match content {
             Some(Content::Inline(extents)) => self.extents = Some(Extents::Inline(extents.into_iter())),
@@ -146,7 +162,7 @@ impl<V: Vault> Loader<V> {
 }
 
 /// Whether going on makes no sense: nobody there, or not allowed.
-fn is_fatal(error: &vault::Error) -> bool {
+pub fn is_fatal(error: &vault::Error) -> bool {
     !matches!(error, vault::Error::NotFound(_) | vault::Error::Corrupt(_) | vault::Error::Missing(_))
 }
 

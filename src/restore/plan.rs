@@ -2,72 +2,28 @@
 //! side effects: the dry run is a plan that is not carried out.
 
 use crate::manifest::{self, EntryReader, ExtentReader};
+use crate::model::limits::MAX_NAME_BYTES;
 use crate::model::{Content, Entry, EntryKind, Name, RelPath, SnapshotId, Stream};
 use crate::monitor::{Counter, Fault, Monitor, Phase};
 use crate::platform::Context;
 use crate::platform::fs::File;
 use crate::platform::lines::{LineWriter, Lines};
-use crate::platform::root_dir::{Replace, RootDir};
+use crate::platform::root_dir::RootDir;
 use crate::platform::shutdown::Shutdown;
+use crate::restore::action::{Action, PlanStats, Planned};
 use crate::restore::compare::Comparison;
 use crate::restore::conflict::{Conflict, second_name};
+use crate::restore::fetch::is_fatal;
 use crate::restore::folder_stack::FolderStack;
+use crate::restore::links::{Existing, LinkGroups};
 use crate::restore::select::Include;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
-
-/// What happens to one entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Written where nothing is.
-    Create,
-    /// Written in the place of what is there.
-    Replace,
-    /// Written beside what is there, under a second name.
-    Beside,
-    /// There already with the same bytes (or a folder that is there); only metadata is put back.
-    Keep,
-    /// A further name for a file of this plan: the path, base64, of the first.
-    HardLink(String),
-    /// Left alone, as asked.
-    Skip,
-}
-
-/// One entry of the plan.
-#[derive(Clone, Debug)]
-pub struct Planned {
-    /// What happens.
-    pub action: Action,
-    /// The entry; its path is the one in the target.
-    pub entry: Entry,
-}
-
-/// Numbers for people.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PlanStats {
-    /// Files in the selection.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Files that are there already, identical.
-    pub identical_files: u64,
-    /// Files that get a second name.
-    pub beside_files: u64,
-    /// Files whose place is taken.
-    pub replaced_files: u64,
-    /// Files that are left alone.
-    pub skipped_files: u64,
-    /// Bytes to write.
-    pub bytes_to_write: u64,
-}
 
 /// What a restore will do.
 #[derive(Debug)]
@@ -92,6 +48,8 @@ pub struct PlanOptions {
     pub conflict: Conflict,
     /// The folder to restore into; `None` for a zip file, where nothing is in the way.
     pub target: Option<PathBuf>,
+    /// Where the plan is written: about 50 bytes an entry, which a folder in memory may not have to spare.
+    pub scratch: PathBuf,
 }
 
 /// Reads the manifest and compares it with the target. Writes nothing but the plan.
@@ -110,7 +68,7 @@ pub async fn plan<V: Vault>(
         let planner = Planner::new(vault, options, &*monitor, handle)?;
         planner.run(&shutdown)
     });
-    planning.await.unwrap_or(Err(Error::Stopped))
+    planning.await.unwrap_or(Err(Error::Internal))
 }
 
 impl Plan {
@@ -163,7 +121,9 @@ struct Planner<'a, V> {
     handle: Handle,
     folders: Vec<Folder>,
     target: Option<FolderStack>,
-    groups: HashMap<String, RelPath>,
+    links: LinkGroups,
+    // Second names that were cut to fit, so that two never become one. Few: names of nearly 255 bytes.
+    cut_names: HashSet<RelPath>,
     stats: PlanStats,
     lines: LineWriter,
     file: File,
@@ -179,11 +139,22 @@ impl<'a, V: Vault> Planner<'a, V> {
                 Err(error) => return Err(error).context("open", path).map_err(Error::from),
             },
         };
-        let name = PathBuf::from("a temporary file");
-        let file = tempfile::tempfile().context("create", &name)?;
+        let name = options.scratch.join("the plan of this restore");
+        let file = tempfile::tempfile_in(&options.scratch).context("create", &name)?;
         let lines = LineWriter::new(file.try_clone().context("open", &name)?, &name)?;
-        let (folders, groups, stats) = (Vec::new(), HashMap::new(), PlanStats::default());
-        Ok(Self { vault, options, monitor, handle, folders, target, groups, stats, lines, file })
+        Ok(Self {
+            vault,
+            options,
+            monitor,
+            handle,
+            folders: Vec::new(),
+            target,
+            links: LinkGroups::default(),
+            cut_names: HashSet::new(),
+            stats: PlanStats::default(),
+            lines,
+            file,
+        })
     }
 
     fn run(mut self, shutdown: &Shutdown) -> Result<Plan> {
@@ -257,11 +228,12 @@ impl<'a, V: Vault> Planner<'a, V> {
             let mut to = above
                 .and_then(|above| above.to.join(&entry.path.name()).ok())
                 .unwrap_or_else(|| RelPath::from_name(&entry.path.name()));
-            let there = if fresh || skipped { None } else { self.look(&to)? };
+            let there = if fresh || skipped { None } else { self.look(&to) };
             let action = match there {
                 _ if skipped => Action::Skip,
                 None => Action::Create,
                 Some(There::Folder) => Action::Keep,
+                Some(There::Unknown) => Action::Skip,
                 Some(There::File | There::Other) => match self.options.conflict {
                     Conflict::Skip => Action::Skip,
                     Conflict::Overwrite => Action::Replace,
@@ -284,50 +256,32 @@ impl<'a, V: Vault> Planner<'a, V> {
     fn plan_leaf(&mut self, mut entry: Entry) -> Result<()> {
         let (fresh, skipped) = self.folders.last().map_or((false, false), |folder| (folder.fresh, folder.skipped));
         entry.path = self.to(&entry.path);
-        let there = if fresh || skipped { None } else { self.look(&entry.path)? };
+        let there = if fresh || skipped { None } else { self.look(&entry.path) };
         let mut action = match there {
             _ if skipped => Action::Skip,
             None => Action::Create,
+            Some(There::Unknown) => Action::Skip,
             Some(There::Folder) if self.options.conflict == Conflict::Overwrite => {
                 let problem = "a folder is in the way, and folders are never replaced".to_owned();
                 self.monitor.fault(Fault { subject: entry.path.to_string(), problem });
                 Action::Skip
             }
-            Some(_) if self.is_identical(&entry)? => Action::Keep,
+            Some(_) if self.may_stay(&entry)? => Action::Keep,
             Some(_) => match self.options.conflict {
                 Conflict::Skip => Action::Skip,
                 Conflict::Overwrite => Action::Replace,
                 Conflict::KeepBoth => self.beside(&mut entry)?,
             },
         };
-        if let EntryKind::File { link_group: Some(group), .. } = &entry.kind
-            && self.options.target.is_some()
+        if self.options.target.is_some()
             && action != Action::Skip
+            && let Some(first) = self.links.first_of(&entry)
+            && action != Action::Keep
         {
-            match self.groups.get(group) {
-                Some(first) if action != Action::Keep => action = Action::HardLink(encode(first)),
-                Some(_) => {}
-                None => drop(self.groups.insert(group.clone(), entry.path.clone())),
-            }
+            action = Action::link_to(&first, &action);
         }
         if entry.is_file() {
-            let stats = &mut self.stats;
-            stats.files += 1;
-            stats.bytes += entry.size();
-            match &action {
-                Action::Create => stats.bytes_to_write += entry.size(),
-                Action::Replace => {
-                    stats.replaced_files += 1;
-                    stats.bytes_to_write += entry.size();
-                }
-                Action::Beside => {
-                    stats.beside_files += 1;
-                    stats.bytes_to_write += entry.size();
-                }
-                Action::Keep => stats.identical_files += 1,
-                Action::Skip => stats.skipped_files += 1,
-                Action::HardLink(_) => {}
-            }
+            self.stats.count(&action, entry.size());
         }
         self.write(&action, &entry)
     }
@@ -337,11 +291,11 @@ impl<'a, V: Vault> Planner<'a, V> {
         let original = entry.path.clone();
         for attempt in 1.. {
             entry.path = sibling(&original, &second_name(&original.name(), &self.options.snapshot, attempt));
-            match self.look(&entry.path)? {
-                None => return Ok(Action::Beside),
-                Some(There::Folder) => {}
-                Some(_) if self.is_identical(entry)? => return Ok(Action::Keep),
-                Some(_) => {}
+            match self.look(&entry.path) {
+                None if self.takes(&entry.path) => return Ok(Action::Beside),
+                Some(There::Unknown) => return Ok(Action::Skip),
+                Some(There::File | There::Other) if self.is_identical(entry)? => return Ok(Action::Keep),
+                _ => {}
             }
         }
         Ok(Action::Beside)
@@ -351,65 +305,89 @@ impl<'a, V: Vault> Planner<'a, V> {
         let mut attempt = 1;
         loop {
             let candidate = sibling(path, &second_name(&path.name(), &self.options.snapshot, attempt));
-            if self.look(&candidate)?.is_none() {
+            if self.look(&candidate).is_none() && self.takes(&candidate) {
                 return Ok(candidate);
             }
             attempt += 1;
         }
     }
 
-    fn look(&mut self, path: &RelPath) -> Result<Option<There>> {
-        let Some(target) = &mut self.target else { return Ok(None) };
+    /// Whether no other entry of this plan has got the second name.
+    fn takes(&mut self, path: &RelPath) -> bool {
+        // Shorter ones hold the whole of the first name, and so differ like those. A cut ends between UTF-8 characters.
+        path.name().as_bytes().len() < MAX_NAME_BYTES - 3 || self.cut_names.insert(path.clone())
+    }
+
+    /// What is there. What cannot be looked at (a folder of somebody else, a failing disk) is told and left alone.
+    fn look(&mut self, path: &RelPath) -> Option<There> {
+        let Some(target) = &mut self.target else { return None };
         let found = target.enter_parent(path).and_then(|folder| folder.look_at(&path.name()));
         match found {
-            Ok(None) => Ok(None),
-            Ok(Some(metadata)) if metadata.is_dir() => Ok(Some(There::Folder)),
-            Ok(Some(metadata)) if metadata.is_file() => Ok(Some(There::File)),
-            Ok(Some(_)) => Ok(Some(There::Other)),
+            Ok(None) => None,
+            Ok(Some(metadata)) if metadata.is_dir() => Some(There::Folder),
+            Ok(Some(metadata)) if metadata.is_file() => Some(There::File),
+            Ok(Some(_)) => Some(There::Other),
             // A folder on the way that is not there (it will be made) holds nothing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::Target(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.monitor.fault(Fault::new(path.to_string(), &error));
+                Some(There::Unknown)
+            }
         }
+    }
+
+    /// Whether what is there is what the entry says. To overwrite means to have the tree as it was, so there it must also be the
+    /// same file under the same names: bytes that another name shares would get the metadata of both.
+    fn may_stay(&mut self, entry: &Entry) -> Result<bool> {
+        if self.options.conflict != Conflict::Overwrite || !entry.is_file() {
+            return self.is_identical(entry);
+        }
+        let existing = self.identical_file(entry)?;
+        Ok(existing.is_some_and(|existing| self.links.may_stay(entry, existing)))
     }
 
     fn is_identical(&mut self, entry: &Entry) -> Result<bool> {
-        let Some(target) = &mut self.target else { return Ok(false) };
-        let Ok(folder) = target.enter_parent(&entry.path) else { return Ok(false) };
-        let name = entry.path.name();
         match &entry.kind {
             EntryKind::Folder => Ok(false),
-            EntryKind::Link { target } => Ok(folder.read_link(&name).is_ok_and(|found| found == *target)),
-            EntryKind::File { size, content, .. } => {
-                // What cannot be opened cannot be compared; it counts as different, and the conflict rule decides.
-                let Ok(file) = folder.open_file(&name) else { return Ok(false) };
-                if file.metadata().map_err(Error::Target)?.len() != *size {
-                    return Ok(false);
-                }
-                let mut comparison = Comparison::new(file);
-                match content {
-                    None => Ok(false),
-                    Some(Content::Inline(extents)) => {
-                        for extent in extents {
-                            if !comparison.matches(extent).map_err(Error::Target)? {
-                                return Ok(false);
-                            }
-                        }
-                        Ok(true)
-                    }
-                    Some(Content::Indirect(stream)) => self.matches_list(&mut comparison, stream),
-                }
+            EntryKind::File { .. } => Ok(self.identical_file(entry)?.is_some()),
+            EntryKind::Link { target } => {
+                let Some(root) = &mut self.target else { return Ok(false) };
+                let Ok(folder) = root.enter_parent(&entry.path) else { return Ok(false) };
+                Ok(folder.read_link(&entry.path.name()).is_ok_and(|found| found == *target))
             }
         }
     }
 
+    /// The file that is there, when it has the same bytes.
+    fn identical_file(&mut self, entry: &Entry) -> Result<Option<Existing>> {
+        let EntryKind::File { size, content: Some(content), .. } = &entry.kind else { return Ok(None) };
+        let Some(target) = &mut self.target else { return Ok(None) };
+        // What cannot be opened cannot be compared; it counts as different, and the conflict rule decides.
+        let opened = target.enter_parent(&entry.path).and_then(|folder| folder.open_file(&entry.path.name()));
+        let Ok(file) = opened else { return Ok(None) };
+        let Ok(metadata) = file.metadata() else { return Ok(None) };
+        if metadata.len() != *size {
+            return Ok(None);
+        }
+        let mut comparison = Comparison::new(file);
+        let same = match content {
+            Content::Inline(extents) => comparison.all_match(extents).unwrap_or(false),
+            Content::Indirect(stream) => self.matches_list(&mut comparison, stream)?,
+        };
+        Ok((same && comparison.compared() == *size).then(|| Existing::new(&metadata)))
+    }
+
     fn matches_list(&self, comparison: &mut Comparison, stream: &Stream) -> Result<bool> {
-        let mut extents = ExtentReader::new(self.vault.clone(), stream)?;
-        while let Some(extent) = self.handle.block_on(extents.next())? {
-            if !comparison.matches(&extent).map_err(Error::Target)? {
-                return Ok(false);
+        let Ok(mut extents) = ExtentReader::new(self.vault.clone(), stream) else { return Ok(false) };
+        loop {
+            match self.handle.block_on(extents.next()) {
+                Ok(None) => return Ok(true),
+                Ok(Some(extent)) if comparison.matches(&extent).unwrap_or(false) => {}
+                Err(manifest::Error::Vault(error)) if is_fatal(&error) => return Err(error.into()),
+                // A damaged list is the trouble of its own file, which is told when it is to be written.
+                Ok(Some(_)) | Err(_) => return Ok(false),
             }
         }
-        Ok(true)
     }
 
     fn write(&mut self, action: &Action, entry: &Entry) -> Result<()> {
@@ -422,28 +400,10 @@ enum There {
     Folder,
     File,
     Other,
+    Unknown,
 }
 
 fn sibling(path: &RelPath, name: &Name) -> RelPath {
     let joined = path.parent().and_then(|parent| parent.join(name).ok());
     joined.unwrap_or_else(|| RelPath::from_name(name))
-}
-
-fn encode(path: &RelPath) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(path.as_bytes())
-}
-
-impl Action {
-    /// How a file comes to its final name.
-    pub fn replace(&self) -> Replace {
-        if *self == Self::Replace { Replace::Existing } else { Replace::Nothing }
-    }
-
-    /// For a further name of a file: the path of the first.
-    pub fn first_name(&self) -> Option<RelPath> {
-        use base64::Engine as _;
-        let Self::HardLink(first) = self else { return None };
-        RelPath::new(base64::engine::general_purpose::STANDARD.decode(first).ok()?).ok()
-    }
 }

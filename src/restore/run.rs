@@ -2,8 +2,9 @@
 
 use crate::monitor::{Counter, Fault, Monitor, Phase};
 use crate::platform::shutdown::Shutdown;
+use crate::restore::action::PlanStats;
 use crate::restore::fetch::{Fetched, Loader, Step, fetch};
-use crate::restore::plan::{Plan, PlanReader, PlanStats};
+use crate::restore::plan::{Plan, PlanReader};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
@@ -73,8 +74,8 @@ pub async fn run<V: Vault, T: Target + 'static>(
         () = shutdown.stopped() => Err(Error::Stopped),
     };
     drop(load_sender);
-    let written = writing.await.unwrap_or(Err(Error::Stopped));
-    let read = reading.await.unwrap_or(Err(Error::Stopped));
+    let written = writing.await.unwrap_or(Err(Error::Internal));
+    let read = reading.await.unwrap_or(Err(Error::Internal));
     // When the writer failed, fetching only knows that it was stopped; when fetching failed, the writer ended well.
     let (mut writer, fetched) = match (written, fetched) {
         (Err(error), _) => return Err(error),
@@ -84,7 +85,7 @@ pub async fn run<V: Vault, T: Target + 'static>(
     read?;
     // The second pass reads the plan from its start: the first reader is gone, so the file's position is free again.
     let reader = plan.entries()?;
-    tokio::task::spawn_blocking(move || writer.settle_all(reader, stats)).await.unwrap_or(Err(Error::Stopped))
+    tokio::task::spawn_blocking(move || writer.settle_all(reader, stats)).await.unwrap_or(Err(Error::Internal))
 }
 
 struct Writer<T> {
@@ -153,7 +154,7 @@ impl<T: Target> Writer<T> {
         self.target.abandon();
         if let Some((subject, size)) = self.in_file.take() {
             self.failed += 1;
-            self.failed_bytes += size;
+            self.failed_bytes = self.failed_bytes.saturating_add(size);
             self.monitor.fault(Fault { subject, problem: format!("not restored: {reason}") });
         }
     }
@@ -189,11 +190,15 @@ impl<T: Target> Writer<T> {
                 return Err(Error::Stopped);
             }
             let settled = self.target.settle(&planned);
+            if settled.is_err() && planned.entry.is_file() {
+                self.failed += 1;
+                self.failed_bytes = self.failed_bytes.saturating_add(planned.entry.size());
+            }
             self.or_fault(&planned.entry.path.to_string(), settled)?;
         }
         self.target.finish().map_err(Error::Target)?;
-        let files = stats.files - stats.skipped_files - self.failed;
-        Ok(Report { files, bytes: stats.bytes - self.failed_bytes })
+        let files = stats.files.saturating_sub(stats.skipped_files + self.failed);
+        Ok(Report { files, bytes: stats.bytes.saturating_sub(self.failed_bytes) })
     }
 }
 

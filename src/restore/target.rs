@@ -1,6 +1,6 @@
 //! Where a restore goes: the seam between fetching and writing.
 
-use crate::restore::plan::Planned;
+use crate::restore::action::Planned;
 use std::io;
 
 /// A place that files are restored to. Blocking. The calls come in path order, in two passes: first [`Target::folder`] for each

@@ -3,7 +3,7 @@
 use crate::model::{EntryKind, Metadata};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::durable::{Access, Staged};
-use crate::restore::plan::{Action, Planned};
+use crate::restore::action::{Action, Planned};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
 use std::fmt;

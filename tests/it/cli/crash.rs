@@ -163,3 +163,21 @@ fn a_receiver_that_lost_a_snapshot_it_had_acknowledged_is_found_out() {
     assert!(ran.stderr.contains("the receiver has lost all backups of this device"), "{ran:#?}");
     assert_eq!(nas.snapshots(None).len(), 1);
 }
+
+#[test]
+fn a_receiver_that_is_restarted_in_a_backup_says_that_the_session_is_over_and_loses_nothing() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let big = big(&lan);
+    let send = ["send", "nas", big.to_str().unwrap()];
+    let sending = laptop.start(&send);
+    wait_for_bytes(&nas);
+    nas.stop();
+    nas.serve(&["--accept", "paired"]);
+    // The sender's calls are tried again and reach the new process, which knows nothing of the session.
+    let hint = "run the command again: what has arrived is not sent twice";
+    sending.end().failed(1, "session-gone", "there is no such session any more", hint);
+    let again = laptop.run(&send);
+    assert_eq!(again.done()["files"], 3);
+    assert!(again.number("uploadedBytes") < BIG - 20 * MIB, "{again:#?}");
+}

@@ -9,8 +9,8 @@ use lan_backup::monitor::recording::RecordingMonitor;
 use lan_backup::monitor::{Fault, Monitor};
 use lan_backup::platform::clock::ManualClock;
 use lan_backup::platform::shutdown::Shutdown;
-use lan_backup::restore::dir_target::DirTarget;
-use lan_backup::restore::plan::PlanStats;
+use lan_backup::restore::action::PlanStats;
+use lan_backup::restore::dir_target::{DirTarget, SetIds};
 use lan_backup::restore::select::Include;
 use lan_backup::restore::{self, Conflict, PlanOptions};
 use lan_backup::signer::{self, SigningKey};
@@ -68,7 +68,8 @@ impl Bench {
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let (filter, cache) = (FilterOptions::default(), self.cache(vault));
         let parent = head.map(|head| head.id);
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache) };
+        let options =
+            ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache), scratch: self.base.path() };
         backup::scan(&options, &*Self::clock(), &*self.monitor, &Shutdown::new()).unwrap()
     }
 
@@ -118,6 +119,7 @@ pub(crate) async fn restore<V: Vault>(
         include: Include::default(),
         conflict,
         target: Some(to.to_owned()),
+        scratch: std::env::temp_dir(),
     };
     restore_with(vault, options).await
 }
@@ -127,7 +129,7 @@ pub(crate) async fn restore_with<V: Vault>(vault: &Arc<V>, options: PlanOptions)
     let monitor = Arc::new(RecordingMonitor::default());
     let to = options.target.clone().unwrap();
     let plan = restore::plan(vault.clone(), options, monitor.clone(), Shutdown::new()).await?;
-    let target = DirTarget::new(&to, monitor.clone())?;
+    let target = DirTarget::new(&to, SetIds::PutBack, monitor.clone())?;
     restore::run(vault.clone(), &plan, target, monitor.clone(), Shutdown::new()).await?;
     Ok(Restored { stats: plan.stats, faults: monitor.faults() })
 }
