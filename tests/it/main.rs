@@ -3,6 +3,7 @@
 
 mod cli;
 mod engine;
+mod hostile_manifest;
 mod model_based;
 mod store_commit;
 mod store_crash;
@@ -10,3 +11,4 @@ mod store_damage;
 mod store_support;
 mod store_vault;
 mod support;
+mod symlink_race;

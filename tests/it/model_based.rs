@@ -8,6 +8,7 @@
 
 use crate::support::bench::{Bench, head, let_file_times_move_on, restore, set};
 use crate::support::edits::{Edit, apply, edit};
+use crate::support::scratch::long;
 use crate::support::tree::describe;
 use lan_backup::model::{Changes, SnapshotInfo};
 use lan_backup::restore::Conflict;
@@ -329,13 +330,7 @@ fn check_both(kept: &Kept, after: &Picture) {
 }
 
 fn cases() -> u32 {
-    if lan_backup_long() { 300 } else { 8 }
-}
-
-/// Whether the long form of the tests was asked for.
-#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
-fn lan_backup_long() -> bool {
-    std::env::var_os("LAN_BACKUP_LONG").is_some()
+    if long() { 300 } else { 8 }
 }
 
 proptest! {

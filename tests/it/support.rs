@@ -4,4 +4,5 @@ pub(crate) mod bench;
 pub(crate) mod edits;
 pub(crate) mod lan;
 pub(crate) mod program;
+pub(crate) mod scratch;
 pub(crate) mod tree;
