@@ -4,8 +4,8 @@
 //! bytes for each group.
 
 use crate::model::{Content, Entry, EntryKind, RelPath};
+use crate::platform::fs::Metadata;
 use std::collections::{HashMap, HashSet};
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 /// A file that is there: which one it is on its file system, and how many names it has.
