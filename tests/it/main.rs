@@ -7,6 +7,7 @@ mod model_based;
 mod store_commit;
 mod store_crash;
 mod store_damage;
+mod store_engine;
 mod store_support;
 mod store_vault;
 mod support;
