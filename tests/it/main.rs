@@ -4,6 +4,7 @@
 mod engine;
 mod hostile_manifest;
 mod model_based;
+mod remote_engine;
 mod store_commit;
 mod store_crash;
 mod store_damage;

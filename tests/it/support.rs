@@ -2,5 +2,6 @@
 
 pub(crate) mod bench;
 pub(crate) mod edits;
+pub(crate) mod nodes;
 pub(crate) mod scratch;
 pub(crate) mod tree;
