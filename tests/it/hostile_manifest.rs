@@ -272,7 +272,7 @@ async fn a_group_of_names_never_gives_a_name_bytes_that_are_not_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn set_id_bits_come_back_only_with_an_owner() {
+async fn set_id_bits_come_back_only_when_asked_for() {
     let bench = Bench::new();
     let id = bench.put(b"tool").await;
     let manifest = file("tool", &format!("\"mode\":4294967295,{}", of(id, 4)));

@@ -4,7 +4,7 @@ use lan_backup::backup::cache::Cache;
 use lan_backup::backup::filter::FilterOptions;
 use lan_backup::backup::{self, Report, Roots, RunOptions, ScanOptions};
 use lan_backup::codec::Compression;
-use lan_backup::model::{Alias, Content, Entry, EntryKind, SetName, SnapshotInfo};
+use lan_backup::model::{Alias, Content, Entry, EntryKind, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use lan_backup::monitor::recording::RecordingMonitor;
 use lan_backup::monitor::{Fault, Monitor};
 use lan_backup::platform::clock::ManualClock;
@@ -53,7 +53,11 @@ impl Bench {
     }
 
     pub(crate) fn cache<V: Vault>(&self, vault: &V) -> Cache {
-        Cache::new(&self.path("cache"), vault.parameters().id, &set()).unwrap()
+        self.cache_of(vault.parameters().id)
+    }
+
+    pub(crate) fn cache_of(&self, repository: RepositoryId) -> Cache {
+        Cache::new(&self.path("cache"), repository, &set()).unwrap()
     }
 
     /// Stamps younger than a tenth of a second are not trusted, so a test that has just written its files looks at them from a
@@ -62,14 +66,12 @@ impl Bench {
         Arc::new(ManualClock::new(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1)))
     }
 
-    /// Walks the tree and compares it with `head`.
-    pub(crate) fn scan<V: Vault>(&mut self, vault: &V, head: Option<&SnapshotInfo>) -> backup::Plan {
+    /// Walks the tree and compares it with what is known of `parent`.
+    pub(crate) fn scan(&mut self, cache: Option<&Cache>, parent: Option<SnapshotId>) -> backup::Plan {
         self.monitor = Arc::default();
         let roots = Roots::resolve(&[self.tree()]).unwrap();
-        let (filter, cache) = (FilterOptions::default(), self.cache(vault));
-        let parent = head.map(|head| head.id);
-        let options =
-            ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache), scratch: self.base.path() };
+        let filter = FilterOptions::default();
+        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache, scratch: self.base.path() };
         backup::scan(&options, &*Self::clock(), &*self.monitor, &Shutdown::new()).unwrap()
     }
 
@@ -95,7 +97,8 @@ impl Bench {
 
     pub(crate) async fn back_up<V: Vault>(&mut self, vault: &Arc<V>) -> backup::Result<Report> {
         let head = head(vault).await;
-        let plan = self.scan(&**vault, head.as_ref());
+        let cache = self.cache(&**vault);
+        let plan = self.scan(Some(&cache), head.as_ref().map(|head| head.id));
         let monitor = self.monitor.clone();
         self.carry_out(vault, plan, head, monitor).await
     }
