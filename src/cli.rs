@@ -104,7 +104,10 @@ enum Command {
 
 /// Parses, runs, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     settings::start_log(&cli.globals);
     let output = Output::new(&cli.globals);
     let runtime = match tokio::runtime::Runtime::new() {
@@ -133,21 +136,45 @@ pub fn main() -> ExitCode {
     ExitCode::from(status.code())
 }
 
+/// What clap has to say: help and version are no failure. Programs that asked for JSON get it here, too.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody may be reading.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::from(ExitStatus::Done.code());
+    }
+    if settings::asks_for_json() {
+        Output::json().failed_usage(&error.to_string());
+    }
+    ExitCode::from(ExitStatus::Usage.code())
+}
+
+/// A command that has nothing to end cleanly just ends.
+async fn unless_stopped(
+    shutdown: Shutdown,
+    command: impl Future<Output = Result<ExitStatus, Error>>,
+) -> Result<ExitStatus, Error> {
+    tokio::select! {
+        result = command => result,
+        () = shutdown.stopped() => Err(Error::Stopped),
+    }
+}
+
 async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
     let globals = cli.globals;
     match cli.command {
         Command::Serve(args) => serve::run(&globals, args, output, shutdown).await,
-        Command::Devices(args) => devices::run(&globals, &args, &output).await,
+        Command::Devices(args) => unless_stopped(shutdown, devices::run(&globals, &args, &output)).await,
         Command::Pair(args) => pair::run(&globals, args, &output, shutdown).await,
         Command::Unpair(args) => unpair::run(&globals, &args, &output).await,
         Command::Trust(args) => trust::run(&globals, &args, &output),
-        Command::Pin(args) => pin::run(&globals, &args, &output).await,
-        Command::Pending(args) => pending::run(&globals, &args, &output).await,
+        Command::Pin(args) => unless_stopped(shutdown, pin::run(&globals, &args, &output)).await,
+        Command::Pending(args) => unless_stopped(shutdown, pending::run(&globals, &args, &output)).await,
         Command::Send(args) => send::run(&globals, args, output, shutdown).await,
-        Command::Snapshots(args) => snapshots::run(&globals, &args, &output).await,
-        Command::Ls(args) => ls::run(&globals, &args, &output).await,
+        Command::Snapshots(args) => unless_stopped(shutdown, snapshots::run(&globals, &args, &output)).await,
+        Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
-        Command::Status(args) => status::run(&globals, &args, &output).await,
+        Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -7,6 +7,7 @@ use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
 use crate::daemon::locate::locate;
+use crate::daemon::service::open_store;
 use crate::daemon::{Error, retrieve};
 use crate::manifest::EntryReader;
 use crate::model::{Entry, EntryKind, SetName};
@@ -14,7 +15,6 @@ use crate::monitor::{Monitor, Silent};
 use crate::platform::shutdown::Shutdown;
 use crate::restore::chain::Checked;
 use crate::restore::select::Selection;
-use crate::store::Store;
 use crate::vault::Vault;
 use serde_json::json;
 use std::path::PathBuf;
@@ -50,8 +50,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     let context = globals.context(None)?;
     let selection: Selection = args.snapshot.parse()?;
     if args.device == "local" {
-        let folder = context.store_folder(args.store.clone());
-        let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+        let (store, _) = open_store(&context, args.store.clone()).await?;
         let opened = retrieve::open_local(&context, &store, args.of.as_deref())?;
         let snapshot = selection.find(&opened.snapshots, args.set.as_ref())?;
         list(opened.vault, snapshot, &selection, args, output).await?;

@@ -1,9 +1,11 @@
 //! Data to stdout, talk to stderr.
 
+use crate::backup;
 use crate::cli::ExitStatus;
 use crate::cli::settings::Globals;
 use crate::daemon::Error;
-use crate::model::text::clean;
+use crate::model::text::{clean, is_printable};
+use crate::restore;
 use indicatif::MultiProgress;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,6 +23,16 @@ impl Output {
     /// As the options say.
     pub fn new(globals: &Globals) -> Self {
         Self { json: globals.json, quiet: globals.quiet, bars: MultiProgress::new() }
+    }
+
+    /// For programs, before the command line could be read.
+    pub fn json() -> Self {
+        Self { json: true, quiet: false, bars: MultiProgress::new() }
+    }
+
+    /// Tells programs that the command line is wrong.
+    pub fn failed_usage(&self, message: &str) {
+        self.event("error", json!({ "code": "usage", "message": message, "hint": "see --help" }));
     }
 
     /// Whether data is JSON.
@@ -70,7 +82,7 @@ impl Output {
         if self.json
             && let Ok(text) = serde_json::to_string(row)
         {
-            self.print(&text);
+            self.print(&escaped(&text));
         }
     }
 
@@ -101,7 +113,7 @@ impl Output {
     /// Something was lost or forged at the other side.
     pub fn alarm(&self, problem: &str) {
         self.event("alarm", json!({ "problem": problem }));
-        self.talk(&format!("ALARM: {problem}"));
+        self.talk(&format!("ALARM: {}", clean(problem)));
     }
 
     /// One thing that went wrong without stopping the run.
@@ -119,10 +131,30 @@ impl Output {
         }
         match error {
             _ if error.is_stopped() => ExitStatus::Stopped,
-            Error::Usage { .. } => ExitStatus::Usage,
+            Error::Usage { .. }
+            | Error::Backup(backup::Error::Roots(_) | backup::Error::Pattern { .. })
+            | Error::Restore(restore::Error::Pattern { .. }) => ExitStatus::Usage,
             _ => ExitStatus::Failed,
         }
     }
+}
+
+/// JSON that shows nothing a terminal would act on: what is not printable becomes an escape, which means the same.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_printable(c) {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let [high, low] = unit.to_be_bytes();
+                text.push_str("\\u");
+                text.push_str(&crate::model::digest::to_hex(&[high, low]));
+            }
+        }
+    }
+    text
 }
 
 /// Cleans each line; our own line breaks stay.
@@ -152,6 +184,14 @@ mod tests {
     fn tables_line_up_and_have_no_blanks_at_the_end() {
         let rows = [vec!["a".to_owned(), "bbb".to_owned()], vec!["größe".to_owned(), "c".to_owned()]];
         assert_eq!(table(&rows), ["a      bbb", "größe  c"]);
+    }
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_acts_on_and_means_the_same() {
+        let hostile = "a\u{9b}31mb\u{202e}c\u{1b}d\u{e0041}e";
+        let shown = escaped(&serde_json::to_string(hostile).unwrap());
+        assert!(shown.chars().all(is_printable), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), hostile);
     }
 
     #[test]

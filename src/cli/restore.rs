@@ -10,19 +10,19 @@ use crate::cli::size;
 use crate::daemon::locate::{Located, locate};
 use crate::daemon::retrieve::{self, Opened};
 use crate::daemon::send::heads_folder;
+use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
-use crate::restore::action::Action;
 use crate::protocol::ErrorCode;
+use crate::restore::action::Action;
 use crate::restore::chain::Signature;
 use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::plan::Plan;
 use crate::restore::select::{Include, Selection};
 use crate::restore::zip_target::ZipTarget;
 use crate::restore::{self, Conflict, PlanOptions};
-use crate::store::Store;
 use crate::vault::Vault;
 use clap::ValueEnum;
 use serde_json::json;
@@ -118,8 +118,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         scratch: context.home.cache().to_owned(),
     };
     if args.device == "local" {
-        let folder = context.store_folder(args.store.clone());
-        let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+        let (store, _) = open_store(&context, args.store.clone()).await?;
         let opened = retrieve::open_local(&context, &store, args.of.as_deref())?;
         return Box::pin(work.restore(&opened)).await;
     }
@@ -131,7 +130,8 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
             located = join::pair(&context, &located, None, &mut face).await?;
         }
         let of = args.of.clone();
-        let opened = match retrieve::open_remote(&context, &located, of.clone(), args.adopt, &monitor, &shutdown).await {
+        let opened = match retrieve::open_remote(&context, &located, of.clone(), args.adopt, &monitor, &shutdown).await
+        {
             // Paired in the other direction only, so this device was never let in there.
             Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotAllowed) && welcome => {
                 located = join::pair(&context, &located, None, &mut face).await?;

@@ -60,6 +60,11 @@ pub fn scratch_folder() -> Result<TempDir> {
     Ok(folder.context("create a folder in", parent)?)
 }
 
+/// Whether `--json` stands on a command line that cannot be read otherwise.
+pub fn asks_for_json() -> bool {
+    std::env::args_os().any(|argument| argument == "--json")
+}
+
 /// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says.
 pub fn start_log(globals: &Globals) {
     let usual = match (globals.quiet, globals.verbose) {

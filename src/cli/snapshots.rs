@@ -7,10 +7,10 @@ use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::daemon::locate::locate;
 use crate::daemon::retrieve::{Holder, checked};
+use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
 use crate::restore::chain::{Checked, Signature};
-use crate::store::Store;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ struct Repository {
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
     let (repositories, holder) = match args.device.as_deref().filter(|device| *device != "local") {
-        None => (here(&context, args.store.clone())?, Holder::This),
+        None => (here(&context, args.store.clone()).await?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
@@ -103,9 +103,11 @@ pub fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
 }
 
-fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repository>, Error> {
-    let folder = context.store_folder(store);
-    let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repository>, Error> {
+    let (store, _) = match open_store(context, store.clone()).await {
+        Err(Error::Usage { .. }) if store.is_none() => return Ok(Vec::new()),
+        opened => opened?,
+    };
     let describe = |repository: &std::sync::Arc<crate::store::Repository>| {
         Ok(Repository {
             id: repository.id(),

@@ -6,10 +6,10 @@ use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
 use crate::daemon::control::{self, Answer, Request};
+use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
-use crate::platform::fs;
 use crate::signer;
-use crate::store::{RecoveryReport, Store};
+use crate::store::RecoveryReport;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct Args {
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
     let running = match control::ask(&context.home, &Request::Status).await {
-        Ok(Answer::Status { port, sessions, questions }) => Some((port, sessions, questions)),
+        Ok(Answer::Status { port, sessions, questions, .. }) => Some((port, sessions, questions)),
         Ok(_) | Err(Error::NotRunning) => None,
         Err(error) => return Err(error),
     };
@@ -54,7 +54,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         output.line(&format!("{questions} questions wait for an answer: `lan-backup pending`"));
     }
     paired(&context, output);
-    let healthy = kept(&context, args.store.clone(), output)?;
+    let healthy = kept(&context, args.store.clone(), output).await?;
     Ok(if healthy { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
@@ -77,13 +77,13 @@ fn paired(context: &Context, output: &Output) {
 }
 
 /// What is kept here: the last backup of each device and set. Returns whether all is well.
-fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<bool, Error> {
-    let folder = context.store_folder(store);
-    if fs::metadata_if_there(&folder)?.is_none() {
-        return Ok(true);
-    }
-    let (store, recovery) =
-        Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
+async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<bool, Error> {
+    let (store, recovery) = match open_store(context, store.clone()).await {
+        // A device that only sends keeps nothing.
+        Err(Error::Usage { .. }) if store.is_none() => return Ok(true),
+        opened => opened?,
+    };
+    let folder = store.folder().to_owned();
     let free = store.free_bytes()?;
     output.row(&json!({ "kind": "store", "folder": folder, "freeBytes": free, "healthy": recovery.is_harmless() }));
     output.line(&format!("\nkept in {}, {} free", folder.display(), size::bytes(free)));

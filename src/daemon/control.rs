@@ -97,6 +97,8 @@ pub enum Answer {
     Status {
         /// Where it listens.
         port: u16,
+        /// Where it keeps what it receives.
+        store: PathBuf,
         /// What is under way.
         sessions: Vec<SessionSummary>,
         /// How many questions wait.
@@ -152,6 +154,8 @@ pub fn rows(context: &Context, devices: &[Device]) -> Vec<DeviceRow> {
 pub struct Answers {
     /// This device.
     pub context: Context,
+    /// Where received backups are kept.
+    pub store: PathBuf,
     /// The server.
     pub server: ServerHandle,
     /// Discovery.
@@ -280,6 +284,7 @@ impl Answers {
             }
             Request::Status => Answer::Status {
                 port: self.server.port(),
+                store: self.store.clone(),
                 sessions: self.server.sessions(),
                 questions: self.desk.list().len(),
             },

@@ -5,6 +5,7 @@ use crate::client;
 use crate::config;
 use crate::discovery;
 use crate::identity;
+use crate::model::{Alias, Fingerprint};
 use crate::platform;
 use crate::restore;
 use crate::server;
@@ -52,6 +53,18 @@ pub enum Error {
         name: String,
         /// What was tried, in lines for people.
         tried: String,
+    },
+    /// At the address of a paired device another one answers.
+    #[error("at {address}, where `{alias}` was ({}), another device answers ({})", expected.short_code(), found.short_code())]
+    AnotherDevice {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What the paired one calls itself.
+        alias: Alias,
+        /// Who the paired one is.
+        expected: Fingerprint,
+        /// Who answers.
+        found: Fingerprint,
     },
     /// Several devices fit the name.
     #[error("several devices fit `{name}`: {}", devices.join(", "))]
@@ -145,6 +158,7 @@ impl Error {
             Self::Store(_) => "store",
             Self::UnknownDevice { .. } => "unknown-device",
             Self::Ambiguous { .. } => "ambiguous-device",
+            Self::AnotherDevice { .. } => "wrong-fingerprint",
             Self::NotLanBackup(_) => "not-lan-backup",
             Self::Usage { .. } => "usage",
             Self::PortTaken { .. } => "port-taken",
@@ -173,6 +187,9 @@ impl Error {
             Self::UnknownDevice { tried, .. } => {
                 let first = "start `lan-backup serve` there, or give its address (192.168.1.7) instead of its name";
                 return Some(if tried.is_empty() { first.to_owned() } else { format!("{first}\n{tried}") });
+            }
+            Self::AnotherDevice { .. } => {
+                "if that device was set up anew, `lan-backup unpair` the old one first; otherwise somebody else has its address"
             }
             Self::Ambiguous { .. } => "name it by the beginning of its fingerprint, or by its address",
             Self::NotLanBackup(_) => "install lan-backup there, or pick another device: `lan-backup devices`",

@@ -140,6 +140,16 @@ async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
     if fingerprint == context.identity.fingerprint() {
         return Err(Error::usage(format!("{address} is this device itself"), "name another device, or use `local`"));
     }
+    let trust = context.trust.find(&fingerprint);
+    let lived_here = context.trust.list().into_iter().find(|t| t.address == Some(address) && trust.is_none());
+    if let Some(other) = lived_here {
+        return Err(Error::AnotherDevice {
+            address,
+            alias: other.alias,
+            expected: other.fingerprint,
+            found: fingerprint,
+        });
+    }
     let trust = remember_address(context, fingerprint, Some(address))?;
     warn_of_an_impostor(context, &said.alias, fingerprint);
     Ok(Located { fingerprint, alias: said.alias, addresses: vec![address], trust })

@@ -7,6 +7,7 @@ use crate::daemon::{Context, Error, Result};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
 use crate::model::limits::DEFAULT_PORT;
+use crate::platform;
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
@@ -163,6 +164,28 @@ pub struct ServeOptions {
     pub accept: Option<Accept>,
 }
 
+/// Opens the store of this device for a command: the one that was named, else that of a running `serve`, else the usual one.
+///
+/// # Errors
+/// There is none; commands that only look make none.
+pub async fn open_store(context: &Context, chosen: Option<PathBuf>) -> Result<(Store, RecoveryReport)> {
+    let folder = match (chosen, control::ask(&context.home, &control::Request::Status).await) {
+        (Some(folder), _) => folder,
+        (None, Ok(control::Answer::Status { store, .. })) => store,
+        (None, _) => context.store_folder(None),
+    };
+    if platform::fs::metadata_if_there(&folder)?.is_none() {
+        let message = format!("nothing is kept in `{}`", folder.display());
+        return Err(Error::usage(
+            message,
+            "`--store DIR` names another place; `lan-backup serve` begins to keep backups",
+        ));
+    }
+    let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());
+    let opening = tokio::task::spawn_blocking(move || Store::open_or_create(&folder, clock, signer));
+    Ok(opening.await.map_err(|_| Error::Stopped)??)
+}
+
 /// A running `serve`.
 #[derive(Debug)]
 pub struct Service {
@@ -212,6 +235,7 @@ impl Service {
         .await?;
         let answers = control::Answers {
             context: context.clone(),
+            store: platform::fs::canonicalize(store.folder())?,
             server: neighbourhood.server().clone(),
             discovery: neighbourhood.discovery().clone(),
             desk: desk.clone(),

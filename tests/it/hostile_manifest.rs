@@ -220,7 +220,7 @@ async fn a_file_whose_parts_do_not_make_it_up_is_a_fault_and_leaves_nothing() {
                 fs::write(bench.out().join("bad"), &mine).unwrap();
             }
             let restored = bench.restore(manifest.as_bytes(), conflict).await.unwrap();
-            let expected = if conflict == Conflict::Skip { 0 } else { 1 };
+            let expected = usize::from(conflict != Conflict::Skip);
             assert_eq!(restored.faults.len(), expected, "{rest}: {:?}", restored.faults);
             let there = files(&bench.out());
             assert_eq!(there.get(Path::new("good")), Some(&Some(b"chunk".to_vec())), "{rest}");

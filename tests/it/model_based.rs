@@ -103,7 +103,7 @@ fn is_folder(line: &str) -> bool {
 /// Content and kind, without what a restore puts back on what it keeps.
 fn bytes(line: &str) -> &str {
     if is_file(line) {
-        line.splitn(4, ' ').nth(2).unwrap()
+        line.split(' ').nth(2).unwrap()
     } else if is_folder(line) {
         "folder"
     } else {
@@ -153,8 +153,8 @@ impl Run {
                 let before = head(&self.vault).await;
                 let outcome = self.bench.back_up(&self.vault).await;
                 self.vault.recover();
-                if outcome.is_ok() {
-                    self.keep(outcome.unwrap().changes, CacheIs::Kept).await;
+                if let Ok(report) = outcome {
+                    self.keep(report.changes, CacheIs::Kept).await;
                 } else {
                     assert_eq!(head(&self.vault).await, before, "a broken backup shows");
                 }
@@ -168,7 +168,9 @@ impl Run {
             }
             Step::RestoreOver(which, over, edits, conflict) if !self.kept.is_empty() => {
                 let out = self.fresh(over.index(self.kept.len())).await;
-                edits.iter().for_each(|edit| apply(&out.join("tree"), edit));
+                for edit in edits {
+                    apply(&out.join("tree"), edit);
+                }
                 let conflict = [Conflict::KeepBoth, Conflict::Overwrite, Conflict::Skip][*conflict];
                 self.restore_over(which.index(self.kept.len()), &out, conflict).await;
                 fs::remove_dir_all(out).unwrap();
@@ -239,7 +241,7 @@ impl Run {
         let restored = restore(&self.vault, &kept.info, out, conflict).await.unwrap();
         let after = picture(root);
         for path in after.keys() {
-            assert!(!path.as_os_str().as_bytes().ends_with(b".part"), "left behind: {path:?}");
+            assert!(!path.as_os_str().as_bytes().ends_with(b".part"), "left behind: {}", path.display());
         }
         // A folder where a file or link should be is never replaced, and said to be in the way.
         let in_the_way = |path: &PathBuf| {
@@ -258,7 +260,7 @@ impl Run {
                 let wanted: Vec<&PathBuf> = kept.tree.keys().filter(|path| !in_the_way(path)).collect();
                 for path in &wanted {
                     let (found, wanted) = (&after[*path], &kept.tree[*path]);
-                    assert_eq!(without_attribute(found), without_attribute(wanted), "{path:?}");
+                    assert_eq!(without_attribute(found), without_attribute(wanted), "{}", path.display());
                     assert!(!wanted.contains(" Ok(") || found == wanted, "{path:?}: {found} instead of {wanted}");
                 }
                 let placed = |group: BTreeSet<PathBuf>| -> BTreeSet<PathBuf> {
