@@ -1,8 +1,8 @@
 //! The backup engine: walk, compare, read what changed, cut, ask what is missing, send, commit.
 //!
-//! It runs in two steps with a person in between. [`scan`] walks the tree once, in path order, merged with the source's cache
+//! It runs in two steps with a person in between. [`scan()`] walks the tree once, in path order, merged with the source's cache
 //! of the last snapshot, and writes a [`Plan`] to a temporary file: what is the same, what has to be read, and the totals that
-//! a person is asked about. [`run`] follows the plan and never walks again.
+//! a person is asked about. [`run()`] follows the plan and never walks again.
 //!
 //! Memory is bounded whatever the sizes: the names of one folder (per level), at most [`pipeline`]'s queues (about 100 MiB
 //! together), one line of the manifest, and 100 bytes for each group of hard links. Plan and cache are on disk.
@@ -15,7 +15,7 @@
 //! | [`inspect`] | an entry from what the file system says |
 //! | [`cache`] | what the source knows about the last snapshot, one line an entry |
 //! | [`lists`] | the extents of large files, beside the cache |
-//! | [`scan`] | walk merged with cache gives the plan |
+//! | [`mod@scan`] | walk merged with cache gives the plan |
 //! | [`plan`] | the plan on disk |
 //! | [`read`] | one file into chunks and holes |
 //! | [`collect`] | chunks into extents, entries into the manifest |
@@ -73,6 +73,9 @@ pub enum Error {
     /// What is remembered of a large file is damaged; the caller clears the cache and begins again.
     #[error("what was remembered of the last backup is damaged")]
     List,
+    /// A thread of the engine ended by a panic: a defect of this program.
+    #[error("the backup failed inside; this is a defect of lan-backup")]
+    Internal,
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

@@ -8,6 +8,7 @@
 //! | [`control`] | the socket by which commands speak to a running `serve` |
 //! | [`locate`] | the device that a person named, and a way to call it |
 //! | [`join`] | pairing with it, when that has not been done |
+//! | [`keep_alive`] | keeps sessions open during long local work |
 //! | [`send`] | a backup, from end to end |
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
@@ -16,6 +17,7 @@ pub mod context;
 pub mod control;
 pub mod error;
 pub mod join;
+pub mod keep_alive;
 pub mod locate;
 pub mod retrieve;
 pub mod send;

@@ -5,13 +5,14 @@
 //! | floor | modules | |
 //! |---|---|---|
 //! | 0 | [`model`] | words: pure, no I/O, no clock, no async |
-//! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] [`vault`] | seams and tools |
-//! | 2 | [`manifest`] | reads and writes the entry list through a vault |
-//! | 3 | [`config`] [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
-//! | 4 | [`client`] [`server`] | speak HTTPS |
-//! | 5 | [`discovery`] | speaks to the neighbourhood |
-//! | 6 | [`daemon`] | a device as a whole: serving, backing up, restoring |
-//! | 7 | [`cli`] | speaks to people |
+//! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] | tools |
+//! | 2 | [`vault`] | the seam: any place that keeps chunks and snapshots |
+//! | 3 | [`manifest`] | reads and writes the entry list through a vault |
+//! | 4 | [`config`] [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
+//! | 5 | [`client`] [`server`] | speak HTTPS |
+//! | 6 | [`discovery`] | speaks to the neighbourhood |
+//! | 7 | [`daemon`] | a device as a whole: serving, backing up, restoring |
+//! | 8 | [`cli`] | speaks to people |
 
 pub mod model;
 
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod monitor;
 pub mod platform;
 pub mod signer;
+
 pub mod vault;
 
 pub mod manifest;

@@ -1,7 +1,7 @@
 //! The restore engine: read the manifest, look at what is there, plan, fetch, check, write aside, rename, put metadata back.
 //!
-//! It runs in two steps with a person in between, like a backup. [`plan`](plan::plan) reads the manifest and compares it with the
-//! target; [`run`](run::run) carries the plan out. Nothing is ever written under a final name before every byte of it was
+//! It runs in two steps with a person in between, like a backup. [`plan()`] reads the manifest and compares it with the
+//! target; [`run()`] carries the plan out. Nothing is ever written under a final name before every byte of it was
 //! checked, and nothing that is there is replaced unless asked.
 //!
 //! Memory is bounded whatever the sizes: about 8 MiB for each fetch under way, one line of the manifest, and 200 bytes for each
@@ -12,7 +12,7 @@
 //! | [`chain`] | are these snapshots whole, signed, and by whom |
 //! | [`select`] | which snapshot, which part of it |
 //! | [`conflict`] | what happens to what is there |
-//! | [`plan`] | the plan, and the dry run |
+//! | [`mod@plan`] | the plan, and the dry run |
 //! | [`action`] | what it says about one entry |
 //! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
@@ -20,7 +20,7 @@
 //! | [`target`] | where files go: the seam |
 //! | [`dir_target`] | into a folder |
 //! | [`zip_target`] | into a zip file |
-//! | [`run`] | plan, fetch and target together |
+//! | [`mod@run`] | plan, fetch and target together |
 
 pub mod action;
 pub mod chain;
@@ -67,9 +67,9 @@ pub enum Error {
     /// The target cannot be written at all.
     #[error("cannot write to the target")]
     Target(#[source] std::io::Error),
-    /// The zip file cannot be written.
-    #[error("cannot write the zip file")]
-    Zip(#[from] zip::result::ZipError),
+    /// A thread of the engine ended by a panic: a defect of this program.
+    #[error("the restore failed inside; this is a defect of lan-backup")]
+    Internal,
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,

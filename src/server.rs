@@ -74,7 +74,7 @@ use tokio::sync::mpsc;
 pub use approval::{ApprovalRequest, Approver, Decision, Question, Scripted};
 pub use desk::{Desk, OpenQuestion};
 pub use events::{PinShown, ServerEvent};
-pub use sessions::{SessionKind, SessionSummary};
+pub use sessions::{Expected, SessionKind, SessionSummary};
 
 /// What went wrong with the server itself; what goes wrong with a request is the caller's to hear.
 #[derive(Debug, thiserror::Error)]

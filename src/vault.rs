@@ -29,9 +29,9 @@ pub enum Error {
     /// What is there does not match its hash or cannot be read.
     #[error("{0} is damaged")]
     Corrupt(String),
-    /// Not allowed, or not in this state; says why in a sentence.
+    /// Not allowed, or not in this state; says why in a sentence. The cause is kept whole: it may know more than its sentence.
     #[error("{0}")]
-    Refused(String),
+    Refused(Box<dyn std::error::Error + Send + Sync>),
     /// No space, or the quota is used up; says which. Nothing old was touched.
     #[error("{0}")]
     Full(String),

@@ -10,6 +10,7 @@ use crate::manifest::{self, EntryReader};
 use crate::model::{Entry, FileTime, RepositoryId, SetName, SnapshotId, Stream};
 use crate::platform::fs;
 use crate::platform::lines::{LineWriter, Lines};
+use crate::platform::lock::Lock;
 use crate::vault::Vault;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,11 @@ impl Cache {
         Ok(CacheWriter { cache: self.clone(), temporary, lines })
     }
 
+    /// Keeps other backups of the same set away while the result lives; `None` when one is running.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        Ok(Lock::try_exclusive(&self.folder.join(format!("{}lock", self.prefix)))?)
+    }
+
     /// Where a list of extents lies beside the cache.
     pub fn list_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{}list-{name}", self.prefix))
@@ -76,7 +82,7 @@ impl Cache {
 
     fn keep_only(&self, keep: &HashSet<PathBuf>) -> Result<()> {
         for name in fs::read_dir(&self.folder)? {
-            let ours = name.to_str().is_some_and(|name| name.starts_with(&self.prefix));
+            let ours = name.to_str().is_some_and(|name| name.starts_with(&self.prefix) && !name.ends_with("-lock"));
             let path = self.folder.join(name);
             if ours && !keep.contains(&path) {
                 fs::remove_file(&path)?;

@@ -10,9 +10,9 @@ use crate::model::limits::{MAX_INLINE_EXTENTS, MAX_MISSING_IDS};
 use crate::model::{Changes, ChunkId, ChunkerParameters, Content, Entry, EntryKind, Extent, Stream, Totals};
 use crate::monitor::{Counter, Monitor};
 use crate::platform::attributes;
+use crate::platform::fs::Metadata;
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
-use std::fs::Metadata;
 use tokio::sync::mpsc;
 
 /// A batch is closed at this many plain bytes: four blocks.

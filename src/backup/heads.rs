@@ -15,6 +15,8 @@ pub struct Head {
     pub snapshot: SnapshotId,
     /// Its place in the chain.
     pub sequence: u64,
+    /// Of which set.
+    pub set: SetName,
     /// The roots that it was made of.
     pub roots: Vec<Root>,
 }
@@ -22,7 +24,7 @@ pub struct Head {
 /// What the receiver's list says about the head that is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is there, or nothing is remembered.
+    /// It is there.
     Fine,
     /// The list ends before it: snapshots were acknowledged and are gone.
     RolledBack {
@@ -36,6 +38,23 @@ pub enum Verdict {
         /// What is remembered.
         remembered: Head,
     },
+}
+
+impl Verdict {
+    /// The alarm, in a sentence; `None` when all is fine.
+    pub fn alarm(&self) -> Option<String> {
+        match self {
+            Self::Fine => None,
+            Self::RolledBack { remembered, newest } => Some(format!(
+                "set `{}`: the receiver has lost snapshots it had acknowledged: this device remembers number {}, there it ends at {newest}",
+                remembered.set, remembered.sequence
+            )),
+            Self::Replaced { remembered } => Some(format!(
+                "set `{}`: the receiver has another snapshot in the place of number {}",
+                remembered.set, remembered.sequence
+            )),
+        }
+    }
 }
 
 /// Where the heads are kept: one small file a set.
@@ -81,24 +100,37 @@ impl Heads {
         serde_json::from_slice(&bytes).map(Some).map_err(invalid).context("read", path)
     }
 
+    /// What is remembered of all sets of a repository.
+    pub fn of_repository(&self, repository: RepositoryId) -> Result<Vec<Head>> {
+        let prefix = format!("{repository}-");
+        let mut heads = Vec::new();
+        for name in fs::read_dir(&self.folder)? {
+            if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                let bytes = fs::read(&self.folder.join(&name))?;
+                heads.extend(serde_json::from_slice::<Head>(&bytes));
+            }
+        }
+        Ok(heads)
+    }
+
     /// Remembers that a snapshot was acknowledged; durable when it returns.
-    pub fn save(&self, repository: RepositoryId, set: &SetName, head: &Head) -> Result<()> {
+    pub fn save(&self, repository: RepositoryId, head: &Head) -> Result<()> {
         let bytes = serde_json::to_vec(head).expect("a head has only string keys");
-        durable::save(&self.path(repository, set), Access::Private, &bytes)
+        durable::save(&self.path(repository, &head.set), Access::Private, &bytes)
     }
 }
 
-/// Compares what is remembered of `set` with what the receiver lists of its repository.
-pub fn check(remembered: Option<Head>, set: &SetName, listed: &[SnapshotInfo]) -> Verdict {
-    let Some(remembered) = remembered else { return Verdict::Fine };
+/// Compares a head that is remembered with what the receiver lists of its repository.
+pub fn check(remembered: &Head, listed: &[SnapshotInfo]) -> Verdict {
     if listed.iter().any(|info| info.id == remembered.snapshot) {
         return Verdict::Fine;
     }
     let sequence = |info: &SnapshotInfo| {
         let record = signer::open_record(&info.signed).ok()?;
-        (record.set == *set).then_some(record.sequence)
+        (record.set == remembered.set).then_some(record.sequence)
     };
     let newest = listed.iter().filter_map(sequence).max().unwrap_or(0);
+    let remembered = remembered.clone();
     if newest < remembered.sequence {
         Verdict::RolledBack { remembered, newest }
     } else {
@@ -143,16 +175,14 @@ mod tests {
 
     #[test]
     fn a_head_that_is_gone_or_replaced_is_noticed() {
-        let set = "docs".parse().unwrap();
         let all = listed(1..=5);
-        let head = Head { snapshot: all[3].id, sequence: 4, roots: Vec::new() };
-        assert_eq!(check(None, &set, &all), Verdict::Fine);
-        assert_eq!(check(Some(head.clone()), &set, &all), Verdict::Fine);
+        let head = Head { snapshot: all[3].id, sequence: 4, set: "docs".parse().unwrap(), roots: Vec::new() };
+        assert_eq!(check(&head, &all), Verdict::Fine);
         let rolled = Verdict::RolledBack { remembered: head.clone(), newest: 3 };
-        assert_eq!(check(Some(head.clone()), &set, &all[..3]), rolled);
+        assert_eq!(check(&head, &all[..3]), rolled);
         let mut without = all.clone();
         without.remove(3);
-        assert_eq!(check(Some(head.clone()), &set, &without), Verdict::Replaced { remembered: head });
+        assert_eq!(check(&head, &without), Verdict::Replaced { remembered: head });
     }
 
     #[test]
@@ -162,8 +192,10 @@ mod tests {
         let (repository, set) = (RepositoryId::from_random([1; 16]), "docs".parse().unwrap());
         let device = Fingerprint::from_bytes([2; 32]);
         assert_eq!(heads.load(repository, &set).unwrap(), None);
-        let head = Head { snapshot: listed(1..=1)[0].id, sequence: 1, roots: Vec::new() };
-        heads.save(repository, &set, &head).unwrap();
+        let set: SetName = set;
+        let head = Head { snapshot: listed(1..=1)[0].id, sequence: 1, set: set.clone(), roots: Vec::new() };
+        heads.save(repository, &head).unwrap();
+        assert_eq!(heads.of_repository(repository).unwrap(), std::slice::from_ref(&head));
         heads.save_repository_at(&device, repository).unwrap();
         assert_eq!(heads.load(repository, &set).unwrap(), Some(head));
         assert_eq!(heads.repository_at(&device).unwrap(), Some(repository));

@@ -7,10 +7,13 @@ use crate::platform::attributes::{self, OwnerNames};
 use crate::platform::fs;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// A change younger than this may be followed by another with the same time, so its stamp is not trusted: kernels count file
-/// times in steps of up to 10 ms, and some file systems more coarsely.
+/// times in steps of up to 10 ms.
 const SETTLED_NANOS: i128 = 100_000_000;
+/// The same for a time without a fraction: FAT, ext4 with small inodes and some network file systems count in steps of up to 2 s.
+const SETTLED_COARSE_NANOS: i128 = 3_000_000_000;
 
 /// How an unchanged file is recognised, beside its size and mtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +26,15 @@ pub struct Stamp {
 
 impl Stamp {
     /// The stamp of a file looked at `now`; `None` when it changed so recently that a later change could hide behind it.
-    pub fn of(metadata: &std::fs::Metadata, now: Timestamp) -> Option<Self> {
-        let changed = attributes::changed(metadata);
-        let settled = now.as_nanosecond() - changed.as_nanos() >= SETTLED_NANOS;
-        settled.then(|| Self { inode: attributes::inode(metadata), changed })
+    pub fn of(metadata: &fs::Metadata, now: Timestamp) -> Option<Self> {
+        let stamp = Self::at_this_moment(metadata);
+        let needed = if stamp.changed.nanos() == 0 { SETTLED_COARSE_NANOS } else { SETTLED_NANOS };
+        (now.as_nanosecond() - stamp.changed.as_nanos() >= needed).then_some(stamp)
+    }
+
+    /// The stamp whether it is settled or not: enough to see that something changed, not that nothing did.
+    pub fn at_this_moment(metadata: &fs::Metadata) -> Self {
+        Self { inode: attributes::inode(metadata), changed: attributes::changed(metadata) }
     }
 }
 
@@ -80,16 +88,22 @@ impl Inspector {
         } else {
             EntryKind::File { size: found.metadata.len(), content: None, link_group }
         };
-        let xattrs = attributes::extended_attributes(&found.source).unwrap_or_else(|error| {
-            monitor.fault(Fault::new(found.source.display().to_string(), &error));
-            BTreeMap::default()
-        });
-        let metadata = Metadata {
-            mtime: Some(attributes::modified(&found.metadata)),
-            mode: (!found.metadata.is_symlink()).then(|| attributes::permissions(&found.metadata)),
-            owner: Some(self.names.owner(&found.metadata)),
-            xattrs,
-        };
+        let metadata = metadata(&found.source, &found.metadata, &mut self.names, monitor);
         Ok(Entry { path: found.path.clone(), kind, metadata })
+    }
+}
+
+/// What is kept of an entry besides its bytes. Extended attributes that cannot be read are a fault, and the entry goes on
+/// without them.
+pub fn metadata(source: &Path, found: &fs::Metadata, names: &mut OwnerNames, monitor: &dyn Monitor) -> Metadata {
+    let xattrs = attributes::extended_attributes(source).unwrap_or_else(|error| {
+        monitor.fault(Fault::new(source.display().to_string(), &error));
+        BTreeMap::default()
+    });
+    Metadata {
+        mtime: Some(attributes::modified(found)),
+        mode: (!found.is_symlink()).then(|| attributes::permissions(found)),
+        owner: Some(names.owner(found)),
+        xattrs,
     }
 }

@@ -5,9 +5,9 @@
 use crate::backup::Result;
 use crate::backup::cache::Cache;
 use crate::model::{Extent, Stream};
+use crate::platform::fs::File;
 use crate::platform::{Context, fs};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
 

@@ -9,6 +9,7 @@
 
 use crate::backup::cache::Cache;
 use crate::backup::collect::{Batch, Collected, Collector, Hashed, Item};
+use crate::backup::inspect::{self, Stamp};
 use crate::backup::lists::Lists;
 use crate::backup::plan::{PlanReader, Planned, Verdict};
 use crate::backup::read::{self, Outcome, Piece};
@@ -17,10 +18,13 @@ use crate::chunker::Chunker;
 use crate::codec::chunk_id;
 use crate::model::{ChunkerParameters, Content, EntryKind};
 use crate::monitor::{Counter, Fault, Monitor};
+use crate::platform::attributes::OwnerNames;
 use crate::platform::clock::Clock;
+use crate::platform::fs::Metadata;
 use crate::platform::resources;
 use crate::platform::shutdown::Shutdown;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc;
@@ -75,7 +79,14 @@ pub fn run(
             scope.spawn(move || hash_parcels(work));
         }
         scope.spawn(move || {
-            let mut reader = Reader { source, parcel: Parcel::new(), bytes: 0, work: work_sender, order: order_sender };
+            let mut reader = Reader {
+                source,
+                parcel: Parcel::new(),
+                bytes: 0,
+                names: OwnerNames::default(),
+                work: work_sender,
+                order: order_sender,
+            };
             let read = reader.read_all(plan);
             if let Err(error) = read {
                 // The collector may be gone already; then it knows better why.
@@ -106,6 +117,7 @@ struct Reader<'a> {
     source: &'a Source<'a>,
     parcel: Parcel,
     bytes: usize,
+    names: OwnerNames,
     work: SyncSender<Work>,
     order: SyncSender<Queued>,
 }
@@ -160,6 +172,7 @@ impl Reader<'_> {
         match outcome {
             Ok(Outcome::Stopped) => ControlFlow::Break(()),
             Ok(Outcome::Read { metadata, size, stamp, changed_meanwhile }) => {
+                let (planned, stamp) = self.as_opened(planned, &path, &metadata, stamp);
                 if changed_meanwhile {
                     let problem = "changed while it was read; kept as it was read".to_owned();
                     monitor.fault(Fault { subject: path.display().to_string(), problem });
@@ -171,6 +184,26 @@ impl Reader<'_> {
                 self.push(Item::Abandoned)
             }
         }
+    }
+
+    /// The scan looked at the file by its name a while ago. When another file is behind the name now, or anything about it has
+    /// changed, owner and attributes are read again, it belongs to no group of links that the scan saw, and its stamp is not
+    /// trusted: what was read in the meantime may be of two minds.
+    fn as_opened(
+        &mut self,
+        mut planned: Planned,
+        path: &Path,
+        metadata: &Metadata,
+        stamp: Option<Stamp>,
+    ) -> (Planned, Option<Stamp>) {
+        if planned.stamp == Some(Stamp::at_this_moment(metadata)) {
+            return (planned, stamp);
+        }
+        planned.entry.metadata = inspect::metadata(path, metadata, &mut self.names, self.source.monitor);
+        if let EntryKind::File { link_group, .. } = &mut planned.entry.kind {
+            *link_group = None;
+        }
+        (planned, None)
     }
 
     fn push(&mut self, item: Item) -> ControlFlow<()> {

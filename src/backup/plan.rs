@@ -7,11 +7,11 @@ use crate::backup::{Result, Roots};
 use crate::manifest;
 use crate::model::{Changes, Entry, SnapshotId, Totals};
 use crate::platform::Context;
+use crate::platform::fs::File;
 use crate::platform::lines::{LineWriter, Lines};
 use jiff::Timestamp;
-use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What has to be done about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Planned {
     pub line: Vec<u8>,
 }
 
-/// What a backup will do. Made by [`scan`](crate::backup::scan).
+/// What a backup will do. Made by [`scan`](crate::backup::scan()).
 #[derive(Debug)]
 pub struct Plan {
     /// Where things lie.
@@ -69,8 +69,8 @@ impl Plan {
         let mut reader = self.entries()?;
         Ok(std::iter::from_fn(move || {
             loop {
-                match reader.read_next() {
-                    Ok(Some(planned)) if planned.verdict == Verdict::Same || !planned.entry.is_file() => {}
+                match reader.read_next_unlike_before() {
+                    Ok(Some(planned)) if !planned.entry.is_file() => {}
                     Ok(Some(planned)) => return Some(Ok(planned.entry)),
                     Ok(None) => return None,
                     Err(error) => return Some(Err(error)),
@@ -90,6 +90,20 @@ impl PlanReader {
     /// The next entry; `None` after the last.
     pub fn read_next(&mut self) -> Result<Option<Planned>> {
         let Some(line) = self.lines.read_next()? else { return Ok(None) };
+        self.parse(&line).map(Some)
+    }
+
+    /// The next entry that is not the same as before, the others skipped unread.
+    pub fn read_next_unlike_before(&mut self) -> Result<Option<Planned>> {
+        while let Some(line) = self.lines.read_next()? {
+            if line.first() != Some(&b'=') {
+                return self.parse(&line).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse(&self, line: &[u8]) -> Result<Planned> {
         let parse = || {
             let tab = line.iter().position(|b| *b == b'\t')?;
             let head = std::str::from_utf8(&line[..tab]).ok()?;
@@ -105,7 +119,7 @@ impl PlanReader {
             let entry = manifest::decode(&body).ok()?;
             Some(Planned { verdict, stamp, entry, line: body })
         };
-        parse().map(Some).ok_or_else(|| self.lines.damaged().into())
+        parse().ok_or_else(|| self.lines.damaged().into())
     }
 }
 
@@ -117,10 +131,10 @@ pub struct PlanWriter {
 }
 
 impl PlanWriter {
-    /// Begins an unnamed file in the system's folder for such files.
-    pub fn create() -> Result<Self> {
-        let path = PathBuf::from("a temporary file");
-        let file = tempfile::tempfile().context("create", &path)?;
+    /// Begins an unnamed file on the file system of `folder`.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let path = folder.join("the plan of this backup");
+        let file = tempfile::tempfile_in(folder).context("create", &path)?;
         let lines = LineWriter::new(file.try_clone().context("open", &path)?, &path)?;
         Ok(Self { file, lines })
     }

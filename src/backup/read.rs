@@ -3,9 +3,9 @@
 use crate::backup::inspect::Stamp;
 use crate::chunker::Chunker;
 use crate::platform::clock::Clock;
+use crate::platform::fs::{File, Metadata};
 use crate::platform::{Context, Result, attributes, fs};
 use bytes::Bytes;
-use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;

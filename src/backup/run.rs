@@ -121,7 +121,7 @@ impl Context {
             sent = send(vault.clone(), incoming, self.options.compression, self.monitor.clone()) => sent,
             () = self.shutdown.stopped() => Err(Error::Stopped),
         };
-        let collected = reading.await.unwrap_or(Err(Error::Stopped));
+        let collected = reading.await.unwrap_or(Err(Error::Internal));
         // When sending failed, the reader only knows that it was stopped; when reading failed, sending ended well.
         let uploaded_bytes = sending?;
         self.commit(&*vault, collected?, uploaded_bytes).await
@@ -150,8 +150,9 @@ impl Context {
         let mut head = self.options.head.clone();
         for _ in 0..MAX_COMMITS {
             if let Some(head) = &head {
-                let newest = signer::open_record(&head.signed)
-                    .map_err(|error| vault::Error::Refused(format!("the newest snapshot of this set: {error}")))?;
+                let newest = signer::open_record(&head.signed).map_err(|error| {
+                    vault::Error::Refused(format!("the newest snapshot of this set: {error}").into())
+                })?;
                 record.sequence = newest.sequence + 1;
                 record.previous = Some(head.id);
             }

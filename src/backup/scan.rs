@@ -15,6 +15,7 @@ use crate::platform::attributes;
 use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
 use std::cmp::Ordering;
+use std::path::Path;
 
 /// What to scan.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct ScanOptions<'a> {
     pub parent: Option<SnapshotId>,
     /// What is known about it.
     pub cache: Option<&'a Cache>,
+    /// Where the plan is written: about 50 bytes an entry, which a folder in memory may not have to spare.
+    pub scratch: &'a Path,
 }
 
 /// Walks and compares. A cache that turns out damaged is cleared, and the walk begins again without it.
@@ -41,14 +44,14 @@ pub fn scan(options: &ScanOptions<'_>, clock: &dyn Clock, monitor: &dyn Monitor,
         _ => None,
     };
     let past = Past { reader: known, next: None };
-    let mut scan = Scan::new(&filter, clock, monitor, past)?;
+    let mut scan = Scan::new(&filter, options.scratch, clock, monitor, past)?;
     match scan.run(options.roots, shutdown) {
         Ok(()) => scan.finish(options),
         Err(Failed::Past(error)) => {
             let cache = options.cache.ok_or(error)?;
             monitor.notice("what was remembered of the last backup is damaged; every file is read again".to_owned());
             cache.clear()?;
-            let mut scan = Scan::new(&filter, clock, monitor, Past { reader: None, next: None })?;
+            let mut scan = Scan::new(&filter, options.scratch, clock, monitor, Past { reader: None, next: None })?;
             match scan.run(options.roots, shutdown) {
                 Ok(()) => scan.finish(options),
                 Err(Failed::Past(error) | Failed::Now(error)) => Err(error),
@@ -99,14 +102,20 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(filter: &'a Filter, clock: &'a dyn Clock, monitor: &'a dyn Monitor, past: Past) -> Result<Self> {
+    fn new(
+        filter: &'a Filter,
+        scratch: &Path,
+        clock: &'a dyn Clock,
+        monitor: &'a dyn Monitor,
+        past: Past,
+    ) -> Result<Self> {
         Ok(Self {
             filter,
             clock,
             monitor,
             past,
             inspector: Inspector::default(),
-            plan: PlanWriter::create()?,
+            plan: PlanWriter::create(scratch)?,
             totals: Totals::default(),
             changes: Changes::default(),
             bytes_to_read: 0,
@@ -159,7 +168,9 @@ impl<'a> Scan<'a> {
                     u64::from(old.as_ref().is_some_and(|old| old.entry.is_file() && !entry.is_file()));
                 let old = old.filter(|old| old.entry.is_file() == entry.is_file());
                 let verdict = old.map_or(Verdict::New, |old| Verdict::Changed(line_hash(&old.line)));
-                self.plan.write(verdict, stamp, &manifest::encode(&entry))?;
+                // Of a file that will be read the plan keeps the stamp as it is now: the reader sees whether it is still the same.
+                let planned = if entry.is_file() { Some(Stamp::at_this_moment(&found.metadata)) } else { stamp };
+                self.plan.write(verdict, planned, &manifest::encode(&entry))?;
                 if entry.is_file() {
                     self.bytes_to_read += size;
                     match verdict {

@@ -13,6 +13,7 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Batches waiting between the collector and here.
 pub const QUEUED_BATCHES: usize = 1;
@@ -67,7 +68,11 @@ pub async fn send<V: Vault>(
 ) -> Result<u64> {
     let encoders = Arc::new(Encoders { compression, idle: Mutex::default() });
     let incoming = stream::unfold(batches, |mut batches| async { Some((batches.recv().await?, batches)) });
-    let encoded = incoming.map(|batch| ask_and_encode(vault.clone(), batch, encoders.clone()));
+    // Tasks of their own: a future that nobody polls while uploads are waited for would keep its turn at the vault.
+    let encoded = incoming.map(|batch| {
+        let task = tokio::spawn(ask_and_encode(vault.clone(), batch, encoders.clone()));
+        async { AbortOnDropHandle::new(task).await.unwrap_or(Err(Error::Internal)) }
+    });
     let mut encoded = std::pin::pin!(encoded.buffered(resources::cores().clamp(2, 4)));
     let mut uploads = FuturesUnordered::new();
     let (mut sent, mut open, mut length) = (0, Vec::new(), 0);
@@ -114,5 +119,5 @@ async fn ask_and_encode<V: Vault>(vault: Arc<V>, mut batch: Batch, encoders: Arc
         return Ok(Vec::new());
     }
     // A panic in the encoder ends the backup, it does not hang it.
-    tokio::task::spawn_blocking(move || encoders.encode(batch)).await.map_err(|_| Error::Stopped)
+    tokio::task::spawn_blocking(move || encoders.encode(batch)).await.map_err(|_| Error::Internal)
 }

@@ -7,8 +7,8 @@ use crate::backup::Roots;
 use crate::backup::filter::Filter;
 use crate::model::{Name, RelPath};
 use crate::monitor::{Fault, Monitor};
+use crate::platform::fs::Metadata;
 use crate::platform::{attributes, fs};
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 /// One thing in the tree.

@@ -33,9 +33,10 @@ impl Face {
         Self { output, pin_file, given: false }
     }
 
-    async fn pin_from_file(&mut self, path: &Path) -> client::Result<Pin> {
+    /// A file holds one PIN: asked again, that one was wrong.
+    async fn pin_from_file(&mut self, path: &Path, attempts_left: u8) -> client::Result<Pin> {
         if std::mem::replace(&mut self.given, true) {
-            return Err(no_pin(io::Error::other("the one in the file was wrong")));
+            return Err(client::Error::WrongPin { attempts_left });
         }
         let path = path.to_owned();
         let reading = async {
@@ -85,10 +86,10 @@ impl PinSource for Face {
     fn pin<'a>(&'a mut self, _: &'a PairState, attempts_left: u8) -> BoxFuture<'a, client::Result<Pin>> {
         Box::pin(async move {
             if let Some(path) = self.pin_file.clone() {
-                return self.pin_from_file(&path).await;
+                return self.pin_from_file(&path, attempts_left).await;
             }
             if !self.output.is_interactive() {
-                return Err(no_pin(io::Error::other("there is no terminal; give the PIN with --pin-file")));
+                return Err(no_pin(io::Error::other("there is no terminal to type it at")));
             }
             if attempts_left < 3 {
                 self.output.talk(&format!("that was not it; tries left: {attempts_left}"));

@@ -11,6 +11,7 @@ use crate::daemon::{Error, retrieve};
 use crate::manifest::EntryReader;
 use crate::model::{Entry, EntryKind, SetName};
 use crate::monitor::{Monitor, Silent};
+use crate::platform::shutdown::Shutdown;
 use crate::restore::chain::Checked;
 use crate::restore::select::Selection;
 use crate::store::Store;
@@ -57,7 +58,8 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     } else {
         let located = locate(&context, &args.device, &mut Face::new(output.clone(), None)).await?;
         let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-        let opened = retrieve::open_remote(&context, &located, args.of.clone(), false, &monitor).await?;
+        let opened =
+            retrieve::open_remote(&context, &located, args.of.clone(), false, &monitor, &Shutdown::new()).await?;
         let listed = match selection.find(&opened.snapshots, args.set.as_ref()) {
             Ok(snapshot) => list(opened.vault.clone(), snapshot, &selection, args, output).await,
             Err(error) => Err(error.into()),

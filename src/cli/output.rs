@@ -98,6 +98,12 @@ impl Output {
         });
     }
 
+    /// Something was lost or forged at the other side.
+    pub fn alarm(&self, problem: &str) {
+        self.event("alarm", json!({ "problem": problem }));
+        self.talk(&format!("ALARM: {problem}"));
+    }
+
     /// One thing that went wrong without stopping the run.
     pub fn fault(&self, text: &str) {
         self.talk(&format!("warning: {text}"));

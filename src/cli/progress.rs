@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// What is over sooner needs no bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
+/// A bar is drawn anew this often, also while nothing moves, so that a stall can be seen.
+pub const TICK: Duration = Duration::from_millis(250);
 /// Faults shown one by one; the rest is counted, because a thousand lines say no more than fifty.
 const SHOWN_FAULTS: u64 = 50;
 
@@ -65,7 +67,8 @@ impl State {
             if !output.shows_progress() || self.began.elapsed() < BAR_AFTER {
                 return;
             }
-            let bar = output.bars().add(ProgressBar::new(0));
+            let bar = ProgressBar::new(self.total.unwrap_or(0)).with_elapsed(self.began.elapsed());
+            bar.set_position(self.bytes);
             let template = if self.total.is_some() {
                 "{prefix:>10} {bar:30} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}"
             } else {
@@ -83,6 +86,8 @@ impl State {
                 Some(Phase::Verify) => "verifying",
                 None => "",
             });
+            let bar = output.bars().add(bar);
+            bar.enable_steady_tick(TICK);
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {

@@ -1,20 +1,22 @@
 //! `restore`: get a backup back.
 
+use crate::backup::heads::Heads;
 use crate::cli::ExitStatus;
 use crate::cli::face::Face;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
 use crate::cli::size;
-use crate::daemon::locate::locate;
+use crate::daemon::locate::{Located, locate};
 use crate::daemon::retrieve::{self, Opened};
-use crate::daemon::{Error, join};
+use crate::daemon::send::heads_folder;
+use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::restore::action::Action;
 use crate::restore::chain::Signature;
-use crate::restore::dir_target::DirTarget;
+use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::plan::Plan;
 use crate::restore::select::{Include, Selection};
 use crate::restore::zip_target::ZipTarget;
@@ -62,6 +64,9 @@ pub struct Args {
     /// What to do with a file that is there and is not the same
     #[arg(long, value_enum, default_value_t = Way::KeepBoth)]
     conflict: Way,
+    /// Put back set-user-id, set-group-id and file capabilities; they are left off otherwise
+    #[arg(long)]
+    set_id: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -102,7 +107,15 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let include = Include::new(&args.include)?;
     let progress = Arc::new(Progress::new(output.clone()));
     let monitor: Arc<dyn Monitor> = progress.clone();
-    let work = Work { args: &args, selection, include, output: &output, progress: &progress, shutdown: &shutdown };
+    let work = Work {
+        args: &args,
+        selection,
+        include,
+        output: &output,
+        progress: &progress,
+        shutdown: &shutdown,
+        scratch: context.home.cache().to_owned(),
+    };
     if args.device == "local" {
         let folder = context.store_folder(args.store.clone());
         let (store, _) = Store::open_or_create(&folder, context.clock.clone(), context.identity.signing_key().clone())?;
@@ -112,11 +125,14 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let mut face = Face::new(output.clone(), args.pin_file.clone());
     let opening = async {
         let mut located = locate(&context, &args.device, &mut face).await?;
-        let welcome = located.trust.is_some() && join::is_welcome(&located.client(&context)?).await?;
+        let welcome = located.trust.is_some() && located.client(&context)?.is_paired().await?;
         if !welcome {
             located = join::pair(&context, &located, None, &mut face).await?;
         }
-        retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor).await
+        let opened =
+            retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor, &shutdown).await?;
+        settle_adoption(&context, &located, &opened, args.adopt, &output)?;
+        Ok::<_, Error>(opened)
     };
     let opened = tokio::select! {
         opened = opening => opened?,
@@ -127,6 +143,27 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     result
 }
 
+/// A repository that this device has taken over is the one that its next backups continue.
+fn settle_adoption<V: Vault>(
+    context: &Context,
+    located: &Located,
+    opened: &Opened<V>,
+    wanted: bool,
+    output: &Output,
+) -> Result<(), Error> {
+    if !wanted {
+        return Ok(());
+    }
+    if opened.owner == context.identity.fingerprint() {
+        let heads = Heads::new(&heads_folder(context))?;
+        heads.save_repository_at(&located.fingerprint, opened.vault.parameters().id)?;
+        output.say("this device continues that backup from now on");
+    } else {
+        output.talk("the person there let this device read that backup, but not continue it");
+    }
+    Ok(())
+}
+
 struct Work<'a> {
     args: &'a Args,
     selection: Selection,
@@ -134,19 +171,27 @@ struct Work<'a> {
     output: &'a Output,
     progress: &'a Arc<Progress>,
     shutdown: &'a Shutdown,
+    scratch: PathBuf,
 }
 
 impl Work<'_> {
     async fn restore<V: Vault>(&self, opened: &Opened<V>) -> Result<ExitStatus, Error> {
         let began = Instant::now();
         let output = self.output;
-        for problem in &opened.breaks {
-            output.talk(&format!("ALARM: {problem}"));
-            output.event("alarm", json!({ "problem": problem.to_string() }));
+        for problem in &opened.alarms {
+            output.alarm(problem);
         }
         let snapshot = self.selection.find(&opened.snapshots, self.args.set.as_ref())?;
-        if snapshot.trust == Signature::Unverified {
-            output.talk("warning: nobody this device knows has signed this snapshot; it is consistent, but unverified");
+        match snapshot.trust {
+            Signature::Known => {}
+            Signature::OwnerLog => {
+                output.say("signed by a device that this one does not know; the holder vouches for it");
+            }
+            Signature::Unverified => {
+                output.talk(
+                    "warning: nobody this device knows has signed this snapshot; it is consistent, but unverified",
+                );
+            }
         }
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -155,6 +200,7 @@ impl Work<'_> {
             include: self.include.clone(),
             conflict: self.args.conflict.into(),
             target: self.args.to.clone(),
+            scratch: self.scratch.clone(),
         };
         let monitor: Arc<dyn Monitor> = self.progress.clone();
         let (vault, shutdown) = (opened.vault.clone(), self.shutdown.clone());
@@ -166,7 +212,9 @@ impl Work<'_> {
         }
         let result = match (&self.args.to, &self.args.zip) {
             (Some(folder), _) => {
-                restore::run(vault, &plan, DirTarget::new(folder, monitor.clone())?, monitor, shutdown).await
+                let set_ids = if self.args.set_id { SetIds::PutBack } else { SetIds::LeaveOff };
+                let target = DirTarget::new(folder, set_ids, monitor.clone())?;
+                restore::run(vault, &plan, target, monitor, shutdown).await
             }
             (None, Some(file)) => {
                 restore::run(vault, &plan, ZipTarget::new(file, monitor.clone())?, monitor, shutdown).await
@@ -176,7 +224,7 @@ impl Work<'_> {
         self.progress.finish();
         let report = result?;
         // A broken chain means that something was lost or forged, even when this snapshot is whole.
-        let faults = self.progress.faults() + opened.breaks.len() as u64;
+        let faults = self.progress.faults() + opened.alarms.len() as u64;
         output.event(
             "finished",
             json!({ "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults }),

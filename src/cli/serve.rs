@@ -3,6 +3,7 @@
 use crate::cli::ExitStatus;
 use crate::cli::face::{choices, describe};
 use crate::cli::output::Output;
+use crate::cli::progress::TICK;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
@@ -205,13 +206,21 @@ impl Watch {
         if !self.output.shows_progress() {
             return;
         }
-        let bar = self.output.bars().add(ProgressBar::no_length());
-        if let Ok(style) =
-            ProgressStyle::with_template("{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}")
-        {
+        let expected = session.expected;
+        let (bar, template) = if expected.bytes > 0 {
+            // At most: what compresses or is here already comes as less, and the bar ends early.
+            let template = "{prefix:>10} {bar:30} {binary_bytes} of at most {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}";
+            (ProgressBar::new(expected.bytes), template)
+        } else {
+            (ProgressBar::no_length(), "{prefix:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}")
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.set_prefix(session.alias.to_string());
+        bar.set_message(format!("{} files", size::count(expected.files)));
+        let bar = self.output.bars().add(bar);
+        bar.enable_steady_tick(TICK);
         self.bars.insert(session.number, bar);
     }
 }

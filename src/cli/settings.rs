@@ -5,10 +5,12 @@ use crate::cli::output::Output;
 use crate::config::Home;
 use crate::daemon::{Context, Result};
 use crate::model::limits::DEFAULT_PORT;
+use crate::platform::Context as _;
 use crate::platform::shutdown::Shutdown;
 use clap::Args;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use tempfile::TempDir;
 use tracing_subscriber::EnvFilter;
 
 /// Options of every command.
@@ -46,6 +48,16 @@ impl Globals {
         };
         Context::open(home, alias, self.bind, self.multicast_port)
     }
+}
+
+/// A folder for one command, gone when it is dropped.
+///
+/// # Errors
+/// The disk's.
+pub fn scratch_folder() -> Result<TempDir> {
+    let parent = std::env::temp_dir();
+    let folder = tempfile::Builder::new().prefix("lan-backup-").tempdir_in(&parent);
+    Ok(folder.context("create a folder in", parent)?)
 }
 
 /// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says.

@@ -6,7 +6,7 @@ use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::daemon::locate::locate;
-use crate::daemon::retrieve::checked;
+use crate::daemon::retrieve::{Holder, checked};
 use crate::daemon::{Context, Error};
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
 use crate::restore::chain::{Checked, Signature};
@@ -41,18 +41,18 @@ struct Repository {
 /// Lists.
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
-    let repositories = match args.device.as_deref().filter(|device| *device != "local") {
-        None => here(&context, args.store.clone())?,
+    let (repositories, holder) = match args.device.as_deref().filter(|device| *device != "local") {
+        None => (here(&context, args.store.clone())?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
     let mut broken = 0;
     for repository in &repositories {
-        let (snapshots, breaks) = checked(&context, repository.id, &repository.owner_log, &repository.snapshots);
-        for problem in &breaks {
+        let (snapshots, alarms) =
+            checked(&context, repository.id, &repository.owner_log, &repository.snapshots, holder);
+        for problem in &alarms {
             broken += 1;
-            output.talk(&format!("ALARM: {problem}"));
-            output.event("alarm", json!({ "problem": problem.to_string() }));
+            output.alarm(problem);
         }
         for snapshot in snapshots.iter().filter(|s| args.set.as_ref().is_none_or(|set| s.record.set.as_str() == set)) {
             lines.push(row(repository, snapshot, output));
@@ -79,6 +79,7 @@ fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<Stri
     }));
     let signed = match snapshot.trust {
         Signature::Known => "yes",
+        Signature::OwnerLog => "as the holder says",
         Signature::Unverified => "consistent, unverified",
     };
     vec![
@@ -112,7 +113,7 @@ fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repository>, Er
     store.repositories().iter().map(describe).collect()
 }
 
-async fn there(context: &Context, device: &str, output: &Output) -> Result<Vec<Repository>, Error> {
+async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<Repository>, Holder), Error> {
     let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
     let listing = located.client(context)?.listing(None).await?;
     let describe = |listed: crate::protocol::listing::RepositoryListing| Repository {
@@ -122,5 +123,6 @@ async fn there(context: &Context, device: &str, output: &Output) -> Result<Vec<R
         owner_log: listed.owner_log,
         snapshots: listed.snapshots,
     };
-    Ok(listing.repositories.into_iter().map(describe).collect())
+    let holder = Holder::Other(located.fingerprint);
+    Ok((listing.repositories.into_iter().map(describe).collect(), holder))
 }

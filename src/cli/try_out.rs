@@ -5,7 +5,7 @@ use crate::backup::filter::FilterOptions;
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
-use crate::cli::{sample, size};
+use crate::cli::{sample, settings, size};
 use crate::client::{self, PinSource};
 use crate::codec::Compression;
 use crate::config::{Accept, Home};
@@ -19,7 +19,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::platform::{fs, random, resources};
 use crate::protocol::pairing::PairState;
 use crate::restore::compare::trees_differ;
-use crate::restore::dir_target::DirTarget;
+use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::select::{Include, Selection};
 use crate::restore::{self, Conflict, PlanOptions};
 use crate::server::ServerEvent;
@@ -47,12 +47,7 @@ pub struct Args {
 /// Plays it through.
 pub async fn run(args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
     resources::raise_open_file_limit();
-    let scratch = tempfile::Builder::new().prefix("lan-backup-try-").tempdir();
-    let scratch = scratch.map_err(|source| crate::platform::Error {
-        action: "create a folder in",
-        path: std::env::temp_dir(),
-        source,
-    })?;
+    let scratch = settings::scratch_folder()?;
     let story = Story { output: &output, scratch: scratch.path(), shutdown };
     let result = Box::pin(story.play(args.path)).await;
     if args.keep {
@@ -157,7 +152,7 @@ impl Story<'_> {
         let rescue = self.scratch.join("rescue");
         let progress = Arc::new(Progress::new(self.output.clone()));
         let monitor: Arc<dyn Monitor> = progress.clone();
-        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor).await?;
+        let opened = retrieve::open_remote(laptop, &located, None, false, &monitor, &self.shutdown).await?;
         let snapshot = Selection::latest().find(&opened.snapshots, None)?;
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -166,12 +161,13 @@ impl Story<'_> {
             include: Include::default(),
             conflict: Conflict::KeepBoth,
             target: Some(rescue.clone()),
+            scratch: self.scratch.to_owned(),
         };
         let plan = restore::plan(opened.vault.clone(), options, monitor.clone(), self.shutdown.clone()).await?;
-        let target = DirTarget::new(&rescue, monitor.clone())?;
+        let target = DirTarget::new(&rescue, SetIds::PutBack, monitor.clone())?;
         let restored =
             restore::run(opened.vault.clone(), &plan, target, monitor.clone(), self.shutdown.clone()).await?;
-        let breaks = opened.breaks.len();
+        let alarms = opened.alarms.len();
         opened.close().await;
         progress.finish();
         let rate = size::rate(restored.bytes, began.elapsed());
@@ -193,7 +189,7 @@ impl Story<'_> {
             let text = "compared both trees: every byte, name, mode, time and link is the same; the signed chain holds";
             self.step(6, "verify", text, began);
         }
-        let fine = difference.is_none() && breaks == 0 && faults == 0;
+        let fine = difference.is_none() && alarms == 0 && faults == 0;
         self.output.event("finished", json!({ "same": difference.is_none(), "faults": faults }));
         if fine {
             self.output.line("\nNow for real. On the machine that keeps backups:   lan-backup serve");

@@ -169,7 +169,8 @@ impl Error {
             Self::WrongPin { .. } => "look at the digits on the other screen and try again",
             Self::Intercepted => "do not type the PIN; find out which device relays this connection",
             Self::ChunksMissing(_) => "look after the store on the other device: `lan-backup verify` there",
-            Self::Failed(..) | Self::NoPin(_) => return None,
+            Self::NoPin(_) => "the other screen shows six digits; where nobody can type them, give --pin-file FILE",
+            Self::Failed(..) => return None,
         };
         Some(hint.to_owned())
     }
@@ -210,8 +211,8 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
 impl From<Error> for vault::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::Answer { body, .. } => {
-                let ErrorBody { code, message, missing, head, .. } = *body;
+            Error::Answer { status, body } => {
+                let ErrorBody { code, message, hint, missing, head } = *body;
                 match code {
                     ErrorCode::MissingChunks => Self::Missing(missing),
                     ErrorCode::StalePrevious => Self::Stale(head),
@@ -224,14 +225,17 @@ impl From<Error> for vault::Error {
                     ErrorCode::Corrupt => Self::Corrupt(format!("a part of the backup ({message})")),
                     ErrorCode::Busy => Self::Offline(message.into()),
                     ErrorCode::Failed => Self::Failed(message, None),
-                    _ => Self::Refused(message),
+                    _ => {
+                        let body = Box::new(ErrorBody { code, message, hint, missing, head });
+                        Self::Refused(Box::new(Error::Answer { status, body }))
+                    }
                 }
             }
             Error::Offline(_) | Error::Broken(_) | Error::TimedOut(_) => Self::Offline(Box::new(error)),
             Error::ChunksMissing(ids) if ids.len() == 1 => Self::NotFound(format!("chunk {}", ids[0])),
             Error::ChunksMissing(ids) => Self::NotFound(format!("one of {} chunks", ids.len())),
             Error::Failed(what, source) => Self::Failed(what.to_owned(), Some(source)),
-            other => Self::Refused(other.to_string()),
+            other => Self::Refused(Box::new(other)),
         }
     }
 }

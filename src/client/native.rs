@@ -9,6 +9,7 @@ use crate::client::upload_list::{self, Entries};
 use crate::model::limits::MAX_BLOCK_PLAIN_BYTES;
 use crate::model::{Block, BlockHeader, ChunkId, Fingerprint, IdempotencyKey, SessionId, SignedRecord};
 use crate::platform::random;
+use crate::protocol::ErrorCode;
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, SessionState, Uploaded};
 use crate::protocol::{Announcement, paths};
@@ -20,7 +21,7 @@ use tokio::time::{sleep, timeout};
 /// A list of snapshots: some 60,000 records of a kilobyte.
 const MAX_LISTING_BYTES: usize = 64 << 20;
 /// Stored bytes that one `chunks` call may bring: far above what a restore asks for at once, far below what hurts.
-const MAX_CHUNKS_BYTES: u64 = 256 << 20;
+const MAX_CHUNKS_BYTES: u64 = 64 << 20;
 /// Seconds that one question for a person's decision waits at the other side; below the 30 that the protocol allows.
 const WAIT_SECONDS: u8 = 25;
 /// A server that answers at once that it still waits is not asked more often than this.
@@ -99,6 +100,22 @@ impl Client {
                 SessionState::Open => return Ok(answer),
                 SessionState::Waiting => sleep(WAIT_PAUSE).await,
             }
+        }
+    }
+
+    /// Whether the other device knows this one (still): asks what became of a session that cannot exist, which only paired
+    /// devices are told.
+    pub async fn is_paired(&self) -> Result<bool> {
+        let nobody = SessionId::from_random(random::bytes());
+        let path = format!("{}/{nobody}", paths::SESSIONS);
+        let call = self.call("say whether it knows this device", Method::GET, &path, Some(nobody));
+        match self.send(&call, || Payload::Nothing).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.answer() {
+                Some(ErrorCode::NotPaired) => Ok(false),
+                Some(_) => Ok(true),
+                None => Err(error),
+            },
         }
     }
 

@@ -1,7 +1,15 @@
 //! Everything that can go wrong in a command, with a stable code for programs and a next step for people.
 
+use crate::backup;
+use crate::client;
+use crate::config;
+use crate::discovery;
+use crate::identity;
+use crate::platform;
+use crate::restore;
+use crate::server;
+use crate::store;
 use crate::vault;
-use crate::{backup, client, config, discovery, identity, platform, restore, server, store};
 use std::error::Error as _;
 
 /// What stopped a command.
@@ -160,7 +168,7 @@ impl Error {
             Self::Vault(error)
             | Self::Backup(backup::Error::Vault(error))
             | Self::Restore(restore::Error::Vault(error)) => {
-                return vault_hint(error).map(str::to_owned);
+                return vault_hint(error);
             }
             Self::UnknownDevice { tried, .. } => {
                 let first = "start `lan-backup serve` there, or give its address (192.168.1.7) instead of its name";
@@ -191,7 +199,7 @@ fn vault_code(error: &vault::Error) -> &'static str {
         vault::Error::Stale(_) => "stale-previous",
         vault::Error::NotFound(_) => "not-found",
         vault::Error::Corrupt(_) => "corrupt",
-        vault::Error::Refused(_) => "refused",
+        vault::Error::Refused(source) => source.downcast_ref::<client::Error>().map_or("refused", client::Error::code),
         vault::Error::Full(_) => "full",
         vault::Error::Offline(_) => "offline",
         vault::Error::Failed(..) => "failed",
@@ -211,14 +219,17 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
     }
 }
 
-fn vault_hint(error: &vault::Error) -> Option<&'static str> {
-    match error {
-        vault::Error::Offline(_) => Some("run the same command again: what has arrived is not sent twice"),
+fn vault_hint(error: &vault::Error) -> Option<String> {
+    let hint = match error {
+        vault::Error::Offline(_) => "run the same command again: what has arrived is not sent twice",
         vault::Error::Full(_) => {
-            Some("make space on the other device, then run the same command again; nothing old was touched")
+            "make space on the other device, then run the same command again; nothing old was touched"
         }
-        vault::Error::Corrupt(_) => Some("the holder's disk may be failing; other snapshots may still be whole"),
-        vault::Error::Stale(_) => Some("another backup of the same set is running; run it again when that has ended"),
-        _ => None,
-    }
+        vault::Error::Corrupt(_) => "the holder's disk may be failing; other snapshots may still be whole",
+        vault::Error::Stale(_) => "another backup of the same set is running; run it again when that has ended",
+        // The other device, or the call to it, knows better.
+        vault::Error::Refused(source) => return source.downcast_ref::<client::Error>().and_then(client::Error::hint),
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }

@@ -1,12 +1,11 @@
 //! Pairing with a located device, when that has not been done.
 
-use crate::client::{self, Client, PinSource};
+use crate::client::{self, PinSource};
 use crate::daemon::locate::Located;
 use crate::daemon::{Context, Error, Result};
 use crate::identity::Expect;
 use crate::identity::trust::Trust;
 use crate::model::Rights;
-use crate::protocol::ErrorCode;
 use crate::protocol::pairing::{PAIRING_VERSION, PairRequest, Purpose};
 use std::collections::BTreeSet;
 
@@ -44,17 +43,4 @@ pub async fn pair(
     };
     context.trust.insert(trust.clone())?;
     Ok(Located { alias: paired.alias, trust: Some(trust), ..located.clone() })
-}
-
-/// Whether the other device still knows this one. It may have unpaired it since.
-///
-/// # Errors
-/// Any other failure of the call.
-pub async fn is_welcome(client: &Client) -> Result<bool> {
-    match client.listing(None).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.answer() == Some(ErrorCode::NotPaired) => Ok(false),
-        Err(error) if error.answer() == Some(ErrorCode::NotAllowed) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,12 +1,16 @@
 //! A repository on another device or here, opened for reading: its snapshots checked, its chunks at hand.
 
+use crate::backup::heads::{self, Heads};
 use crate::client::{Client, RemoteVault};
+use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
+use crate::daemon::send::heads_folder;
 use crate::daemon::{Context, Error, Result};
 use crate::identity::trust::Trust;
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SessionId, SnapshotInfo};
 use crate::monitor::Monitor;
-use crate::protocol::session::{PrepareDownload, SessionState};
+use crate::platform::shutdown::Shutdown;
+use crate::protocol::session::{PrepareDownload, SessionAnswer, SessionState};
 use crate::restore::chain::{self, Break, Checked};
 use crate::store::{LocalVault, Store};
 use crate::vault::Vault;
@@ -25,15 +29,15 @@ pub struct Opened<V> {
     pub owner_log: Vec<OwnerEvent>,
     /// Its snapshots, by set and sequence.
     pub snapshots: Vec<Checked>,
-    /// What does not fit; to be shouted.
-    pub breaks: Vec<Break>,
-    session: Option<(Client, SessionId)>,
+    /// What does not fit, in sentences; to be shouted.
+    pub alarms: Vec<String>,
+    session: Option<(Client, SessionId, KeepAlive)>,
 }
 
 impl<V> Opened<V> {
     /// Ends the session at the other device.
     pub async fn close(&self) {
-        if let Some((client, session)) = &self.session {
+        if let Some((client, session, _)) = &self.session {
             let _ = client.cancel(*session).await;
         }
     }
@@ -49,14 +53,14 @@ pub async fn open_remote(
     of: Option<String>,
     adopt: bool,
     monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
 ) -> Result<Opened<RemoteVault>> {
     let client = located.client(context)?;
+    let own = of.is_none();
     let request = PrepareDownload { of, adopt, idempotency_key: None };
-    let mut answer = client.prepare_download(&request).await?;
-    if answer.state == SessionState::Waiting {
-        monitor.notice(format!("waiting for the person at {} to accept", located.alias));
-        answer = client.wait(answer.session, || {}).await?;
-    }
+    let answer = client.prepare_download(&request).await?;
+    let answer = opened(&client, answer, &located.alias, monitor, shutdown).await?;
+    let alive = KeepAlive::start(&client, answer.session);
     let vault = Arc::new(RemoteVault::new(client.clone(), &answer)?);
     let id = vault.parameters().id;
     let listing = client.listing(Some(answer.session)).await?;
@@ -64,10 +68,59 @@ pub async fn open_remote(
     let Some(listed) = listed else {
         return Err(crate::client::Error::NotUnderstood("without the repository it had opened".to_owned()).into());
     };
-    let (snapshots, breaks) = checked(context, id, &listed.owner_log, &listed.snapshots);
-    let session = Some((client, answer.session));
+    let (snapshots, mut alarms) =
+        checked(context, id, &listed.owner_log, &listed.snapshots, Holder::Other(located.fingerprint));
+    if own {
+        alarms.extend(rolled_back(context, located, id, &listed.snapshots)?);
+    }
+    let session = Some((client, answer.session, alive));
     let (owner, alias, owner_log) = (listed.owner, listed.alias, listed.owner_log);
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, breaks, session })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, session })
+}
+
+/// Waits until a person has decided about a session that waits for one. When that is not to be, the session is ended, so that
+/// the question does not stay on the other screen.
+///
+/// # Errors
+/// Declined, or stopped.
+pub async fn opened(
+    client: &Client,
+    answer: SessionAnswer,
+    alias: &Alias,
+    monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<SessionAnswer> {
+    if answer.state == SessionState::Open {
+        return Ok(answer);
+    }
+    monitor.notice(format!("waiting for the person at {alias} to accept"));
+    let decided = tokio::select! {
+        decided = client.wait(answer.session, || {}) => decided.map_err(Error::from),
+        () = shutdown.stopped() => Err(Error::Stopped),
+    };
+    if decided.is_err() {
+        let _ = client.cancel(answer.session).await;
+    }
+    decided
+}
+
+/// Alarms when what this device has had acknowledged by the holder is not there any more.
+fn rolled_back(
+    context: &Context,
+    located: &Located,
+    repository: RepositoryId,
+    listed: &[SnapshotInfo],
+) -> Result<Vec<String>> {
+    let heads = Heads::new(&heads_folder(context))?;
+    let mut alarms = Vec::new();
+    if let Some(remembered) = heads.repository_at(&located.fingerprint)?
+        && remembered != repository
+    {
+        alarms.push(format!("{} gives another repository than the one this device has backed up to", located.alias));
+    }
+    let heads = heads.of_repository(repository)?;
+    alarms.extend(heads.iter().filter_map(|head| heads::check(head, listed).alarm()));
+    Ok(alarms)
 }
 
 /// Opens a repository in the store of this device: that `of` a device, or the only one there is.
@@ -92,19 +145,38 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
         }
     };
     let (owner, alias, owner_log) = (repository.owner(), repository.alias(), repository.owner_log());
-    let (snapshots, breaks) = checked(context, repository.id(), &owner_log, &repository.snapshots()?);
+    let (snapshots, alarms) = checked(context, repository.id(), &owner_log, &repository.snapshots()?, Holder::This);
     let vault = Arc::new(LocalVault::new(repository, context.identity.fingerprint()));
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, breaks, session: None })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, session: None })
 }
 
-/// Checks a list of snapshots against the owner log and the keys this device knows for itself.
+/// Who says whose a repository is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// This device: its owner logs are its own word.
+    This,
+    /// Another one, whose word is not enough: it could sign a snapshot itself and write its key into the log.
+    Other(Fingerprint),
+}
+
+/// Checks a list of snapshots: what they say of themselves, and whose signatures they carry. What does not fit comes back in
+/// sentences.
+///
+/// This device vouches for its own key and for those of devices it is paired with, the holder's excepted; on this device's own
+/// store, for the owner log, too. What only another holder's owner log vouches for is marked so.
 pub fn checked(
     context: &Context,
     repository: RepositoryId,
     owner_log: &[OwnerEvent],
     listed: &[SnapshotInfo],
-) -> (Vec<Checked>, Vec<Break>) {
-    let mut known: Vec<String> = context.trust.list().into_iter().map(|trust: Trust| trust.signing_key).collect();
+    holder: Holder,
+) -> (Vec<Checked>, Vec<String>) {
+    let trusted = context.trust.list().into_iter().filter(|trust: &Trust| holder != Holder::Other(trust.fingerprint));
+    let mut known: Vec<String> = trusted.map(|trust| trust.signing_key).collect();
     known.push(context.identity.signing_key().public());
-    chain::check(repository, owner_log, &known, listed)
+    if holder == Holder::This {
+        known.extend(owner_log.iter().map(|event| event.signer().to_owned()));
+    }
+    let (snapshots, breaks) = chain::check(repository, owner_log, &known, listed);
+    (snapshots, breaks.iter().map(Break::to_string).collect())
 }

@@ -2,20 +2,22 @@
 
 use crate::backup::cache::Cache;
 use crate::backup::filter::FilterOptions;
-use crate::backup::heads::{self, Head, Heads, Verdict};
+use crate::backup::heads::{self, Head, Heads};
 use crate::backup::{self, Plan, Report, Roots, RunOptions, ScanOptions};
 use crate::client::{Client, PinSource, RemoteVault};
 use crate::codec::Compression;
+use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
 use crate::daemon::{Context, Error, Result, join, retrieve};
 use crate::model::snapshot::Root;
-use crate::model::{IdempotencyKey, RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::model::{IdempotencyKey, OwnerEvent, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use crate::monitor::{Fault, Monitor};
-use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
-use crate::protocol::API_VERSION;
+use crate::platform::{self, random};
+use crate::protocol::listing::RepositoryListing;
 use crate::protocol::pairing::Purpose;
-use crate::protocol::session::{PrepareUpload, SessionAnswer, SessionState};
+use crate::protocol::session::{PrepareUpload, SessionAnswer};
+use crate::protocol::{API_VERSION, ErrorCode};
 use crate::signer;
 use crate::vault::Vault;
 use std::path::PathBuf;
@@ -93,13 +95,13 @@ pub async fn prepare(
         check_roots(&set, &head.roots, &roots, options)?;
     }
     let cache = repository.map(|id| cache(context, id, &set)).transpose()?;
-    let (filter, clock) = (options.filter.clone(), context.clock.clone());
+    let (filter, clock, scratch) = (options.filter.clone(), context.clock.clone(), context.home.cache().to_owned());
     let (monitor, shutdown) = (monitor.clone(), shutdown.clone());
     let scanning = tokio::task::spawn_blocking(move || {
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: cache.as_ref() };
+        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: cache.as_ref(), scratch: &scratch };
         backup::scan(&options, &*clock, &*monitor, &shutdown)
     });
-    let plan = scanning.await.unwrap_or(Err(backup::Error::Stopped))?;
+    let plan = scanning.await.unwrap_or(Err(backup::Error::Internal))?;
     Ok(Prepared { plan, set, repository, remembered })
 }
 
@@ -116,11 +118,11 @@ pub async fn send(
     shutdown: Shutdown,
 ) -> Result<Sent> {
     let mut located = located;
-    if located.trust.is_some() && !is_still_paired(context, &located).await? {
+    if located.trust.is_some() && !located.client(context)?.is_paired().await? {
         monitor.notice(format!("{} does not know this device any more; pairing again", located.alias));
         located.trust = None;
     }
-    let prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+    let mut prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
     if located.trust.is_none() {
         let totals = prepared.plan.totals;
         let purpose = Purpose { set: prepared.set.clone(), files: totals.files, bytes: totals.bytes };
@@ -128,9 +130,25 @@ pub async fn send(
             paired = join::pair(context, &located, Some(purpose), pin) => paired?,
             () = shutdown.stopped() => return Err(Error::Stopped),
         };
+        if has_backups_of_this_device(context, &located).await? {
+            // It was paired before: what is there already is what the files are to be compared with.
+            prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+        }
     }
     let client = located.client(context)?;
-    let answer = agree(&client, &prepared, &located, &monitor, &shutdown).await?;
+    let answer = match agree(&client, &prepared, &located, &monitor, &shutdown).await {
+        Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotFound) && prepared.repository.is_some() => {
+            monitor.fault(Fault {
+                subject: format!("set {}", prepared.set),
+                problem: "the receiver has lost all backups of this device that it had acknowledged; new ones begin"
+                    .to_owned(),
+            });
+            Heads::new(&heads_folder(context))?.forget(&located.fingerprint)?;
+            prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
+            agree(&client, &prepared, &located, &monitor, &shutdown).await?
+        }
+        answer => answer?,
+    };
     let session = answer.session;
     let sending = carry_out(context, &client, &located, answer, prepared, &options, &monitor, &shutdown);
     let result = Box::pin(sending).await;
@@ -143,8 +161,10 @@ pub async fn send(
     Ok(Sent { report, set, to: located, wire_bytes })
 }
 
-async fn is_still_paired(context: &Context, located: &Located) -> Result<bool> {
-    join::is_welcome(&located.client(context)?).await
+async fn has_backups_of_this_device(context: &Context, located: &Located) -> Result<bool> {
+    let listing = located.client(context)?.listing(None).await?;
+    let own = context.identity.fingerprint();
+    Ok(listing.repositories.iter().any(|one| one.owner == own && !one.snapshots.is_empty()))
 }
 
 async fn agree(
@@ -169,24 +189,11 @@ async fn agree(
     };
     // A plan that cannot be read to its end fails in the engine, with the reason; here it only ends the list.
     let entries = plan.entries_to_read()?.map_while(std::result::Result::ok);
-    let asking = async {
-        let answer = client.prepare_upload(&header, Box::new(entries)).await?;
-        if answer.state == SessionState::Open {
-            return Ok(answer);
-        }
-        monitor.notice(format!("waiting for the person at {} to accept", located.alias));
-        match client.wait(answer.session, || {}).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                let _ = client.cancel(answer.session).await;
-                Err(error)
-            }
-        }
+    let answer = tokio::select! {
+        answer = client.prepare_upload(&header, Box::new(entries)) => answer?,
+        () = shutdown.stopped() => return Err(Error::Stopped),
     };
-    tokio::select! {
-        answer = asking => Ok(answer?),
-        () = shutdown.stopped() => Err(Error::Stopped),
-    }
+    retrieve::opened(client, answer, &located.alias, monitor, shutdown).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "the second half of `send`, with all that the first has found out")]
@@ -203,35 +210,45 @@ async fn carry_out(
     let vault = Arc::new(RemoteVault::new(client.clone(), &answer)?);
     let repository = vault.parameters().id;
     let set = prepared.set.clone();
-    watch_head(client, &set, &prepared, repository, answer.head.as_ref(), monitor).await?;
+    let _alive = KeepAlive::start(client, answer.session);
+    watch_head(client, &prepared, repository, answer.head.as_ref(), monitor).await?;
     if let Some(head) = &answer.head
         && let Ok(record) = signer::open_record(&head.signed)
     {
         check_roots(&set, &record.roots, &prepared.plan.roots, options)?;
     }
     let roots = prepared.plan.roots.described();
+    let cache = cache(context, repository, &set)?;
+    let busy = || Error::usage(format!("a backup of set `{set}` is running already"), "wait until it has ended");
+    let _only = cache.lock()?.ok_or_else(busy)?;
     let run = RunOptions {
         set: set.clone(),
         device: context.alias.clone(),
         tag: options.tag.clone(),
         signer: context.identity.signing_key().clone(),
         head: answer.head,
-        cache: Some(cache(context, repository, &set)?),
+        cache: Some(cache),
         compression: options.compression,
     };
     let report =
         backup::run(vault, prepared.plan, run, context.clock.clone(), monitor.clone(), shutdown.clone()).await?;
-    let heads = Heads::new(&heads_folder(context))?;
-    let head = Head { snapshot: report.snapshot, sequence: report.sequence, roots };
-    heads.save(repository, &set, &head)?;
-    heads.save_repository_at(&located.fingerprint, repository)?;
+    // The snapshot exists, whatever happens to what is remembered of it.
+    let head = Head { snapshot: report.snapshot, sequence: report.sequence, set: set.clone(), roots };
+    if let Err(error) = remember(context, located, repository, &head) {
+        monitor.fault(Fault::new("what this device remembers of the backup", &error));
+    }
     Ok((report, set))
+}
+
+fn remember(context: &Context, located: &Located, repository: RepositoryId, head: &Head) -> platform::Result<()> {
+    let heads = Heads::new(&heads_folder(context))?;
+    heads.save(repository, head)?;
+    heads.save_repository_at(&located.fingerprint, repository)
 }
 
 /// Shouts when the receiver has lost or replaced what it had acknowledged. The backup goes on: a new snapshot is what helps most.
 async fn watch_head(
     client: &Client,
-    set: &SetName,
     prepared: &Prepared,
     repository: RepositoryId,
     head: Option<&SnapshotInfo>,
@@ -244,17 +261,9 @@ async fn watch_head(
     let listing = client.listing(None).await?;
     let listed = listing.repositories.into_iter().find(|one| Some(one.repository.id) == prepared.repository);
     let snapshots = listed.map(|one| one.snapshots).unwrap_or_default();
-    let problem = match heads::check(Some(remembered.clone()), set, &snapshots) {
-        Verdict::Fine => return Ok(()),
-        Verdict::RolledBack { remembered, newest } => format!(
-            "the receiver has lost snapshots it had acknowledged: this device remembers number {}, there it ends at {newest}",
-            remembered.sequence
-        ),
-        Verdict::Replaced { remembered } => {
-            format!("the receiver has another snapshot in the place of number {}", remembered.sequence)
-        }
-    };
-    monitor.fault(Fault { subject: format!("set {set}"), problem });
+    if let Some(problem) = heads::check(remembered, &snapshots).alarm() {
+        monitor.fault(Fault { subject: "ALARM".to_owned(), problem });
+    }
     Ok(())
 }
 
@@ -269,8 +278,10 @@ async fn learn_parent(
     let client = located.client(context)?;
     let own = context.identity.fingerprint();
     let listing = client.listing(None).await?;
-    let mut own = listing.repositories.into_iter().filter(|one| one.owner == own);
-    let Some(listed) = own.next() else { return Ok(None) };
+    // Of several (this device has adopted one) the one that came last, as the receiver chooses, too.
+    let since = |one: &RepositoryListing| one.owner_log.last().map(OwnerEvent::at);
+    let own = listing.repositories.into_iter().filter(|one| one.owner == own).max_by_key(since);
+    let Some(listed) = own else { return Ok(None) };
     *repository = Some(listed.repository.id);
     let of_set = |info: &&SnapshotInfo| signer::open_record(&info.signed).is_ok_and(|record| record.set == *set);
     let Some(head) = listed.snapshots.iter().rfind(of_set) else { return Ok(None) };
@@ -282,15 +293,18 @@ async fn learn_parent(
     monitor.notice(
         "nothing is remembered of the last backup; every file is read, and only what is new is sent".to_owned(),
     );
-    let opened = retrieve::open_remote(context, located, None, false, monitor).await?;
-    let cache = cache(context, listed.repository.id, set)?;
-    let fetched = cache.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
-    opened.close().await;
-    match fetched {
+    let fetching = async {
+        let opened = retrieve::open_remote(context, located, None, false, monitor, &Shutdown::new()).await?;
+        let fetched =
+            cache(context, listed.repository.id, set)?.fetch(opened.vault.clone(), &head.id, &record.manifest).await;
+        opened.close().await;
+        fetched.map_err(Error::from)
+    };
+    match fetching.await {
         Ok(()) => Ok(Some(head.id)),
-        // A damaged manifest must not keep the next snapshot from being made.
+        // A damaged manifest, or a device that may write but not read, must not keep the next snapshot from being made.
         Err(error) => {
-            monitor.notice(format!("the last snapshot cannot be compared with: {error}"));
+            monitor.notice(format!("the last snapshot cannot be compared with: {}", error.sentence()));
             Ok(None)
         }
     }

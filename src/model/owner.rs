@@ -63,6 +63,13 @@ impl OwnerEvent {
         }
     }
 
+    /// When it happened, by the receiver's clock.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Create { at, .. } | Self::Adopt { at, .. } | Self::Rotate { at, .. } => *at,
+        }
+    }
+
     /// What the owner called itself then; a rotation keeps the name.
     pub fn alias(&self) -> Option<&Alias> {
         match self {

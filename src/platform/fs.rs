@@ -1,9 +1,12 @@
-//! File system calls whose errors name the path. Nothing else in the program calls `std::fs`.
+//! File system calls whose errors name the path. Nothing else in the program names `std::fs`; an open [`File`] and
+//! [`Metadata`] go around under the names they have here.
 
 use crate::platform::{Context, Result};
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+pub use std::fs::{File, Metadata};
 
 /// Opens for reading.
 pub fn open(path: &Path) -> Result<File> {

@@ -5,7 +5,7 @@
 //! write gains nothing: we go on in the folder we hold, or get an error.
 
 use crate::model::{FileTime, Name};
-use crate::platform::attributes::path_from_bytes;
+use crate::platform::attributes::{bytes_of, path_from_bytes};
 use cap_std::fs::{Dir, Metadata, OpenOptions};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -66,6 +66,12 @@ impl RootDir {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.0, at(name), flags, Mode::empty())?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// The names in here that can be one, unsorted.
+    pub fn names(&self) -> io::Result<Vec<Name>> {
+        let entries = self.0.entries()?.flatten();
+        Ok(entries.filter_map(|entry| Name::new(bytes_of(&entry.file_name())).ok()).collect())
     }
 
     /// What is under a name, a link itself not what it points to; `None` when nothing is.

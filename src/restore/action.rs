@@ -85,12 +85,11 @@ impl PlanStats {
         self.files += 1;
         self.bytes = self.bytes.saturating_add(size);
         match action {
-            Action::Create => {}
             Action::Replace | Action::HardLink { replace: true, .. } => self.replaced_files += 1,
             Action::Beside => self.beside_files += 1,
             Action::Keep => self.identical_files += 1,
             Action::Skip => self.skipped_files += 1,
-            Action::HardLink { .. } => {}
+            Action::Create | Action::HardLink { .. } => {}
         }
         if matches!(action, Action::Create | Action::Replace | Action::Beside) {
             self.bytes_to_write = self.bytes_to_write.saturating_add(size);

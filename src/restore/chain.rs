@@ -18,8 +18,10 @@ pub struct Checked {
 /// Whose signature a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signature {
-    /// Of a key in the repository's owner log, or one the caller knows.
+    /// Of a key that the caller vouches for.
     Known,
+    /// Of a key that the holder's owner log names: the repository had another owner, as far as the holder says.
+    OwnerLog,
     /// It fits, but nobody we know made it: shown as "consistent, unverified".
     Unverified,
 }
@@ -50,15 +52,15 @@ pub enum Break {
 
 /// Checks a listing: every id, signature and link. Returns the snapshots that hold, by set and sequence, and every break.
 ///
-/// `known_signers` are keys (hex) that the caller trusts besides those in the owner log; the log itself is the holder's word.
+/// `known_signers` are keys (hex) that the caller vouches for; the owner log is only the holder's word.
 pub fn check(
     repository: RepositoryId,
     owner_log: &[OwnerEvent],
     known_signers: &[String],
     listed: &[SnapshotInfo],
 ) -> (Vec<Checked>, Vec<Break>) {
-    let known: HashSet<&str> =
-        owner_log.iter().map(OwnerEvent::signer).chain(known_signers.iter().map(String::as_str)).collect();
+    let known: HashSet<&str> = known_signers.iter().map(String::as_str).collect();
+    let logged: HashSet<&str> = owner_log.iter().map(OwnerEvent::signer).collect();
     let mut breaks = Vec::new();
     let mut sets: BTreeMap<SetName, Vec<Checked>> = BTreeMap::new();
     for info in listed {
@@ -70,8 +72,12 @@ pub fn check(
                 continue;
             }
             Ok(record) => {
-                let trust =
-                    if known.contains(record.signer.as_str()) { Signature::Known } else { Signature::Unverified };
+                let signer = record.signer.as_str();
+                let trust = match (known.contains(signer), logged.contains(signer)) {
+                    (true, _) => Signature::Known,
+                    (false, true) => Signature::OwnerLog,
+                    (false, false) => Signature::Unverified,
+                };
                 sets.entry(record.set.clone()).or_default().push(Checked { info: info.clone(), record, trust });
                 continue;
             }
@@ -143,6 +149,11 @@ mod tests {
         assert!(good.iter().all(|checked| checked.trust == Signature::Known));
         let (good, breaks) = check(REPOSITORY, &[], &[], &chain(&key, 4));
         assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::Unverified));
+        // The holder's log is the holder's word, and shown as that.
+        let (fingerprint, signer) = (Fingerprint::from_bytes([1; 32]), key.public());
+        let create = OwnerEvent::Create { fingerprint, signer, alias: Alias::new("old"), at: Timestamp::UNIX_EPOCH };
+        let (good, breaks) = check(REPOSITORY, &[create], &[], &chain(&key, 4));
+        assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::OwnerLog));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::codec::chunk_id;
 use crate::model::Extent;
+use crate::platform::fs::File;
 use crate::platform::{self, Context, attributes, fs};
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 

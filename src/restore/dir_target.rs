@@ -6,6 +6,7 @@
 use crate::model::{EntryKind, Metadata, Name, RelPath};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::attributes::{self, OwnerNumbers};
+use crate::platform::fs::File;
 use crate::platform::root_dir::{self, Replace, RootDir};
 use crate::platform::{fs, random};
 use crate::restore::action::{Action, Planned};
@@ -13,15 +14,24 @@ use crate::restore::folder_stack::FolderStack;
 use crate::restore::links::Existing;
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Set-user-id and set-group-id: only put back by root, who restores owners, too.
+/// Set-user-id and set-group-id.
 const SET_ID_BITS: u32 = 0o6000;
+
+/// What happens to set-user-id, set-group-id and file capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetIds {
+    /// They are left off, and that is told.
+    #[default]
+    LeaveOff,
+    /// They are put back, as far as this user may.
+    PutBack,
+}
 
 /// Writes into one folder.
 #[derive(Debug)]
@@ -34,6 +44,9 @@ pub struct DirTarget {
     leaving: Vec<(RelPath, Metadata)>,
     // The files that are in their place and may get further names: only these do, whatever else has come to lie there.
     firsts: HashMap<RelPath, Existing>,
+    set_ids: SetIds,
+    // Kinds of metadata of which it was told that they cannot be put back.
+    told: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -53,9 +66,10 @@ impl DirTarget {
     ///
     /// # Errors
     /// It cannot be made or opened.
-    pub fn new(path: &Path, monitor: Arc<dyn Monitor>) -> Result<Self> {
+    pub fn new(path: &Path, set_ids: SetIds, monitor: Arc<dyn Monitor>) -> Result<Self> {
         fs::create_dir_all(path)?;
         let root = RootDir::open(path).map_err(Error::Target)?;
+        sweep(&root);
         let owners = attributes::may_change_owners().then(OwnerNumbers::default);
         Ok(Self {
             folders: FolderStack::new(root),
@@ -64,6 +78,8 @@ impl DirTarget {
             current: None,
             leaving: Vec::new(),
             firsts: HashMap::new(),
+            set_ids,
+            told: HashSet::new(),
         })
     }
 
@@ -72,27 +88,53 @@ impl DirTarget {
         Some(self.owners.as_mut()?.numbers(owner))
     }
 
-    /// Puts metadata on an open file or folder. What cannot be put back is a fault; the content stays.
-    fn apply(&mut self, path: &RelPath, file: impl AsFd + Copy, metadata: &Metadata) -> io::Result<()> {
+    /// Puts metadata on an open file or folder. What cannot be put back is told; the content stays, whatever happens.
+    fn apply(&mut self, path: &RelPath, file: impl AsFd + Copy, metadata: &Metadata) {
         let owner = self.owner(metadata);
         if let Some((uid, gid)) = owner {
-            root_dir::set_owner(file, uid, gid)?;
+            self.tell("its owner", path, root_dir::set_owner(file, uid, gid));
         }
         // Before the mode: a file that its owner may not write takes no attributes from anybody but root.
         for (name, value) in &metadata.xattrs {
-            // Namespaces that only root may write, or that this file system does not have.
-            if let Err(error) = attributes::set_extended_attribute(file, name, value) {
-                self.monitor.fault(Fault::new(format!("{path} (extended attribute {name})"), &error));
+            let namespace = name.split('.').next().unwrap_or_default();
+            let privileged = namespace == "security" && self.set_ids == SetIds::LeaveOff;
+            if !privileged {
+                let set = attributes::set_extended_attribute(file, name, value);
+                self.tell(&format!("its `{namespace}` attributes"), path, set);
             }
         }
         if let Some(mode) = metadata.mode {
-            let mode = if owner.is_some() { mode } else { mode & !SET_ID_BITS };
-            root_dir::set_permissions(file, mode)?;
+            let mode = self.mode(path, mode);
+            self.tell("its mode", path, root_dir::set_permissions(file, mode));
         }
         if let Some(time) = metadata.mtime {
-            root_dir::set_modified(file, time)?;
+            self.tell("its time", path, root_dir::set_modified(file, time));
         }
-        Ok(())
+    }
+
+    /// The mode that is put back: a program that runs as somebody else is only made when that was asked for, because whoever keeps
+    /// a backup could have put it there.
+    fn mode(&mut self, path: &RelPath, mode: u32) -> u32 {
+        if mode & SET_ID_BITS == 0 || self.set_ids == SetIds::PutBack {
+            return mode;
+        }
+        if self.told.insert("set-id".to_owned()) {
+            self.monitor.notice(format!(
+                "set-user-id and set-group-id are left off (`{path}` and others); --set-id puts them back"
+            ));
+        }
+        mode & !SET_ID_BITS
+    }
+
+    /// One file system refuses the same thing for every file, and says so once: what a target cannot hold is a fault the first
+    /// time, and the same word fifty thousand times would hide all others.
+    fn tell(&mut self, what: &str, path: &RelPath, result: io::Result<()>) {
+        if let Err(error) = result
+            && self.told.insert(what.to_owned())
+        {
+            let problem = format!("{what} could not be put back here: {error} (told once, for the first file)");
+            self.monitor.fault(Fault { subject: path.to_string(), problem });
+        }
     }
 
     fn leave(&mut self) {
@@ -101,8 +143,9 @@ impl DirTarget {
             Ok(folder) => folder.as_fd().as_fd().try_clone_to_owned(),
             Err(error) => Err(error),
         };
-        if let Err(error) = folder.and_then(|folder| self.apply(&path, &folder, &metadata)) {
-            self.monitor.fault(Fault::new(path.to_string(), &error));
+        match folder {
+            Ok(folder) => self.apply(&path, &folder, &metadata),
+            Err(error) => self.monitor.fault(Fault::new(path.to_string(), &error)),
         }
     }
 
@@ -113,7 +156,8 @@ impl DirTarget {
             if is_in_group(planned) {
                 self.firsts.insert(path.clone(), Existing::new(&file.metadata()?));
             }
-            return self.apply(path, &file, &planned.entry.metadata);
+            self.apply(path, &file, &planned.entry.metadata);
+            return Ok(());
         }
         let Some(first) = planned.action.first_name() else { return Ok(()) };
         let Some(file) = self.firsts.get(&first) else {
@@ -145,19 +189,34 @@ impl DirTarget {
             folder.create_link(target, &temporary)?;
         }
         let settled = folder.set_link_attributes(&temporary, owner, planned.entry.metadata.mtime);
-        if *action == Action::Keep {
-            return settled;
-        }
-        let renamed = settled.and_then(|()| folder.rename(&temporary, &path.name(), action.replace()));
+        let renamed = match action {
+            Action::Keep => Ok(()),
+            action => folder.rename(&temporary, &path.name(), action.replace()),
+        };
         if renamed.is_err() {
             let _ = folder.remove_file(&temporary);
         }
+        self.tell("a link's owner or time", path, settled);
         renamed
     }
 }
 
 fn is_in_group(planned: &Planned) -> bool {
     matches!(planned.entry.kind, EntryKind::File { link_group: Some(_), .. })
+}
+
+const TEMPORARY_START: &[u8] = b".lan-backup-";
+const TEMPORARY_END: &[u8] = b".part";
+
+/// Deletes what a restore that was killed has left in a folder.
+fn sweep(folder: &RootDir) {
+    for name in folder.names().unwrap_or_default() {
+        let bytes = name.as_bytes();
+        let ours = bytes.starts_with(TEMPORARY_START) && bytes.ends_with(TEMPORARY_END);
+        if ours && folder.open_file(&name).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = folder.remove_file(&name);
+        }
+    }
 }
 
 fn temporary_name() -> Name {
@@ -175,7 +234,11 @@ impl Target for DirTarget {
                 folder.remove_file(&path.name())?;
                 folder.create_folder(&path.name())
             }
-            Action::Keep | Action::Skip | Action::HardLink { .. } => Ok(()),
+            Action::Keep => {
+                sweep(self.folders.enter(path)?);
+                Ok(())
+            }
+            Action::Skip | Action::HardLink { .. } => Ok(()),
         }
     }
 
@@ -183,6 +246,8 @@ impl Target for DirTarget {
         let path = planned.entry.path.clone();
         let temporary = temporary_name();
         let file = self.folders.enter_parent(&path)?.create_file(&temporary)?;
+        // Held while it is written; what nobody holds was left by a restore that was killed.
+        let _ = file.try_lock();
         let (metadata, replace) = (planned.entry.metadata.clone(), planned.action.replace());
         let in_group = is_in_group(planned);
         self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0 });
@@ -206,9 +271,11 @@ impl Target for DirTarget {
         let Current { file, temporary, path, metadata, replace, in_group, length } = current;
         // A hole at the end was only skipped.
         let grown = file.metadata().and_then(|m| if m.len() < length { file.set_len(length) } else { Ok(()) });
-        let ready = grown.and_then(|()| self.apply(&path, &file, &metadata));
+        if grown.is_ok() {
+            self.apply(&path, &file, &metadata);
+        }
         let folder = self.folders.enter_parent(&path)?;
-        let renamed = ready.and_then(|()| folder.rename(&temporary, &path.name(), replace));
+        let renamed = grown.and_then(|()| folder.rename(&temporary, &path.name(), replace));
         if renamed.is_err() {
             let _ = folder.remove_file(&temporary);
         } else if in_group {

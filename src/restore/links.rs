@@ -4,8 +4,8 @@
 //! bytes for each group.
 
 use crate::model::{Content, Entry, EntryKind, RelPath};
+use crate::platform::fs::Metadata;
 use std::collections::{HashMap, HashSet};
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 /// A file that is there: which one it is on its file system, and how many names it has.
@@ -38,7 +38,8 @@ struct Group {
 /// The groups so far, in the order of the plan.
 #[derive(Debug, Default)]
 pub struct LinkGroups {
-    groups: HashMap<String, Group>,
+    // By the hash of the name: a stranger's name may be of any length.
+    groups: HashMap<blake3::Hash, Group>,
     // Files with several names that stay, so that two groups never share one.
     staying: HashSet<(u64, u64)>,
 }
@@ -47,12 +48,12 @@ impl LinkGroups {
     /// The first name of the group that `entry` belongs to; `None` when it is the first, or belongs to none.
     pub fn first_of(&mut self, entry: &Entry) -> Option<RelPath> {
         let (name, content) = group_of(entry)?;
-        match self.groups.get(name) {
+        match self.groups.get(&name) {
             Some(group) if group.content == content && group.first != entry.path => Some(group.first.clone()),
             Some(_) => None,
             None => {
                 let group = Group { first: entry.path.clone(), content, stays: None };
-                self.groups.insert(name.to_owned(), group);
+                self.groups.insert(name, group);
                 None
             }
         }
@@ -62,14 +63,14 @@ impl LinkGroups {
     /// file. Remembers it when it may.
     pub fn may_stay(&mut self, entry: &Entry, existing: Existing) -> bool {
         let Some((name, content)) = group_of(entry) else { return existing.names == 1 };
-        match self.groups.get(name) {
+        match self.groups.get(&name) {
             Some(group) if group.content == content => group.stays == Some(existing.inode),
             Some(_) => existing.names == 1,
             None => {
                 let free = existing.names == 1 || self.staying.insert(existing.inode);
                 if free {
                     let group = Group { first: entry.path.clone(), content, stays: Some(existing.inode) };
-                    self.groups.insert(name.to_owned(), group);
+                    self.groups.insert(name, group);
                 }
                 free
             }
@@ -77,7 +78,8 @@ impl LinkGroups {
     }
 }
 
-fn group_of(entry: &Entry) -> Option<(&str, blake3::Hash)> {
+/// The hashes of the group's name and of the content.
+fn group_of(entry: &Entry) -> Option<(blake3::Hash, blake3::Hash)> {
     let EntryKind::File { size, content: Some(content), link_group: Some(name) } = &entry.kind else { return None };
     let mut hash = blake3::Hasher::new();
     hash.update(&size.to_le_bytes());
@@ -94,7 +96,7 @@ fn group_of(entry: &Entry) -> Option<(&str, blake3::Hash)> {
             }
         }
     }
-    Some((name, hash.finalize()))
+    Some((blake3::hash(name.as_bytes()), hash.finalize()))
 }
 
 #[cfg(test)]

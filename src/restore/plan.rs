@@ -6,6 +6,7 @@ use crate::model::limits::MAX_NAME_BYTES;
 use crate::model::{Content, Entry, EntryKind, Name, RelPath, SnapshotId, Stream};
 use crate::monitor::{Counter, Fault, Monitor, Phase};
 use crate::platform::Context;
+use crate::platform::fs::File;
 use crate::platform::lines::{LineWriter, Lines};
 use crate::platform::root_dir::RootDir;
 use crate::platform::shutdown::Shutdown;
@@ -19,7 +20,6 @@ use crate::restore::select::Include;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub struct PlanOptions {
     pub conflict: Conflict,
     /// The folder to restore into; `None` for a zip file, where nothing is in the way.
     pub target: Option<PathBuf>,
+    /// Where the plan is written: about 50 bytes an entry, which a folder in memory may not have to spare.
+    pub scratch: PathBuf,
 }
 
 /// Reads the manifest and compares it with the target. Writes nothing but the plan.
@@ -66,7 +68,7 @@ pub async fn plan<V: Vault>(
         let planner = Planner::new(vault, options, &*monitor, handle)?;
         planner.run(&shutdown)
     });
-    planning.await.unwrap_or(Err(Error::Stopped))
+    planning.await.unwrap_or(Err(Error::Internal))
 }
 
 impl Plan {
@@ -137,8 +139,8 @@ impl<'a, V: Vault> Planner<'a, V> {
                 Err(error) => return Err(error).context("open", path).map_err(Error::from),
             },
         };
-        let name = PathBuf::from("a temporary file");
-        let file = tempfile::tempfile().context("create", &name)?;
+        let name = options.scratch.join("the plan of this restore");
+        let file = tempfile::tempfile_in(&options.scratch).context("create", &name)?;
         let lines = LineWriter::new(file.try_clone().context("open", &name)?, &name)?;
         Ok(Self {
             vault,
@@ -226,18 +228,22 @@ impl<'a, V: Vault> Planner<'a, V> {
             let mut to = above
                 .and_then(|above| above.to.join(&entry.path.name()).ok())
                 .unwrap_or_else(|| RelPath::from_name(&entry.path.name()));
-            let there = if fresh || skipped { None } else { self.look(&to)? };
+            let there = if fresh || skipped { None } else { self.look(&to) };
             let action = match there {
                 _ if skipped => Action::Skip,
                 None => Action::Create,
                 Some(There::Folder) => Action::Keep,
+                Some(There::Unknown) => Action::Skip,
                 Some(There::File | There::Other) => match self.options.conflict {
                     Conflict::Skip => Action::Skip,
                     Conflict::Overwrite => Action::Replace,
-                    Conflict::KeepBoth => {
-                        to = self.free_name(&to)?;
-                        Action::Beside
-                    }
+                    Conflict::KeepBoth => match self.free_name(&to) {
+                        Some(free) => {
+                            to = free;
+                            Action::Beside
+                        }
+                        None => Action::Skip,
+                    },
                 },
             };
             let folder = &mut self.folders[at];
@@ -253,10 +259,11 @@ impl<'a, V: Vault> Planner<'a, V> {
     fn plan_leaf(&mut self, mut entry: Entry) -> Result<()> {
         let (fresh, skipped) = self.folders.last().map_or((false, false), |folder| (folder.fresh, folder.skipped));
         entry.path = self.to(&entry.path);
-        let there = if fresh || skipped { None } else { self.look(&entry.path)? };
+        let there = if fresh || skipped { None } else { self.look(&entry.path) };
         let mut action = match there {
             _ if skipped => Action::Skip,
             None => Action::Create,
+            Some(There::Unknown) => Action::Skip,
             Some(There::Folder) if self.options.conflict == Conflict::Overwrite => {
                 let problem = "a folder is in the way, and folders are never replaced".to_owned();
                 self.monitor.fault(Fault { subject: entry.path.to_string(), problem });
@@ -287,8 +294,9 @@ impl<'a, V: Vault> Planner<'a, V> {
         let original = entry.path.clone();
         for attempt in 1.. {
             entry.path = sibling(&original, &second_name(&original.name(), &self.options.snapshot, attempt));
-            match self.look(&entry.path)? {
+            match self.look(&entry.path) {
                 None if self.takes(&entry.path) => return Ok(Action::Beside),
+                Some(There::Unknown) => return Ok(Action::Skip),
                 Some(There::File | There::Other) if self.is_identical(entry)? => return Ok(Action::Keep),
                 _ => {}
             }
@@ -296,14 +304,16 @@ impl<'a, V: Vault> Planner<'a, V> {
         Ok(Action::Beside)
     }
 
-    fn free_name(&mut self, path: &RelPath) -> Result<RelPath> {
+    /// The first second name that is free; `None` when the folder it would lie in cannot be looked at.
+    fn free_name(&mut self, path: &RelPath) -> Option<RelPath> {
         let mut attempt = 1;
         loop {
             let candidate = sibling(path, &second_name(&path.name(), &self.options.snapshot, attempt));
-            if self.look(&candidate)?.is_none() && self.takes(&candidate) {
-                return Ok(candidate);
+            match self.look(&candidate) {
+                None if self.takes(&candidate) => return Some(candidate),
+                Some(There::Unknown) => return None,
+                _ => attempt += 1,
             }
-            attempt += 1;
         }
     }
 
@@ -313,17 +323,21 @@ impl<'a, V: Vault> Planner<'a, V> {
         path.name().as_bytes().len() < MAX_NAME_BYTES - 3 || self.cut_names.insert(path.clone())
     }
 
-    fn look(&mut self, path: &RelPath) -> Result<Option<There>> {
-        let Some(target) = &mut self.target else { return Ok(None) };
+    /// What is there. What cannot be looked at (a folder of somebody else, a failing disk) is told and left alone.
+    fn look(&mut self, path: &RelPath) -> Option<There> {
+        let Some(target) = &mut self.target else { return None };
         let found = target.enter_parent(path).and_then(|folder| folder.look_at(&path.name()));
         match found {
-            Ok(None) => Ok(None),
-            Ok(Some(metadata)) if metadata.is_dir() => Ok(Some(There::Folder)),
-            Ok(Some(metadata)) if metadata.is_file() => Ok(Some(There::File)),
-            Ok(Some(_)) => Ok(Some(There::Other)),
+            Ok(None) => None,
+            Ok(Some(metadata)) if metadata.is_dir() => Some(There::Folder),
+            Ok(Some(metadata)) if metadata.is_file() => Some(There::File),
+            Ok(Some(_)) => Some(There::Other),
             // A folder on the way that is not there (it will be made) holds nothing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::Target(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.monitor.fault(Fault::new(path.to_string(), &error));
+                Some(There::Unknown)
+            }
         }
     }
 
@@ -356,27 +370,24 @@ impl<'a, V: Vault> Planner<'a, V> {
         // What cannot be opened cannot be compared; it counts as different, and the conflict rule decides.
         let opened = target.enter_parent(&entry.path).and_then(|folder| folder.open_file(&entry.path.name()));
         let Ok(file) = opened else { return Ok(None) };
-        let metadata = file.metadata().map_err(Error::Target)?;
+        let Ok(metadata) = file.metadata() else { return Ok(None) };
         if metadata.len() != *size {
             return Ok(None);
         }
         let mut comparison = Comparison::new(file);
         let same = match content {
-            Content::Inline(extents) => comparison.all_match(extents).map_err(Error::Target)?,
+            Content::Inline(extents) => comparison.all_match(extents).unwrap_or(false),
             Content::Indirect(stream) => self.matches_list(&mut comparison, stream)?,
         };
         Ok((same && comparison.compared() == *size).then(|| Existing::new(&metadata)))
     }
 
     fn matches_list(&self, comparison: &mut Comparison, stream: &Stream) -> Result<bool> {
-        let mut extents = match ExtentReader::new(self.vault.clone(), stream) {
-            Ok(extents) => extents,
-            Err(_) => return Ok(false),
-        };
+        let Ok(mut extents) = ExtentReader::new(self.vault.clone(), stream) else { return Ok(false) };
         loop {
             match self.handle.block_on(extents.next()) {
                 Ok(None) => return Ok(true),
-                Ok(Some(extent)) if comparison.matches(&extent).map_err(Error::Target)? => {}
+                Ok(Some(extent)) if comparison.matches(&extent).unwrap_or(false) => {}
                 Err(manifest::Error::Vault(error)) if is_fatal(&error) => return Err(error.into()),
                 // A damaged list is the trouble of its own file, which is told when it is to be written.
                 Ok(Some(_)) | Err(_) => return Ok(false),
@@ -394,6 +405,7 @@ enum There {
     Folder,
     File,
     Other,
+    Unknown,
 }
 
 fn sibling(path: &RelPath, name: &Name) -> RelPath {

@@ -74,8 +74,8 @@ pub async fn run<V: Vault, T: Target + 'static>(
         () = shutdown.stopped() => Err(Error::Stopped),
     };
     drop(load_sender);
-    let written = writing.await.unwrap_or(Err(Error::Stopped));
-    let read = reading.await.unwrap_or(Err(Error::Stopped));
+    let written = writing.await.unwrap_or(Err(Error::Internal));
+    let read = reading.await.unwrap_or(Err(Error::Internal));
     // When the writer failed, fetching only knows that it was stopped; when fetching failed, the writer ended well.
     let (mut writer, fetched) = match (written, fetched) {
         (Err(error), _) => return Err(error),
@@ -85,7 +85,7 @@ pub async fn run<V: Vault, T: Target + 'static>(
     read?;
     // The second pass reads the plan from its start: the first reader is gone, so the file's position is free again.
     let reader = plan.entries()?;
-    tokio::task::spawn_blocking(move || writer.settle_all(reader, stats)).await.unwrap_or(Err(Error::Stopped))
+    tokio::task::spawn_blocking(move || writer.settle_all(reader, stats)).await.unwrap_or(Err(Error::Internal))
 }
 
 struct Writer<T> {
@@ -190,6 +190,10 @@ impl<T: Target> Writer<T> {
                 return Err(Error::Stopped);
             }
             let settled = self.target.settle(&planned);
+            if settled.is_err() && planned.entry.is_file() {
+                self.failed += 1;
+                self.failed_bytes = self.failed_bytes.saturating_add(planned.entry.size());
+            }
             self.or_fault(&planned.entry.path.to_string(), settled)?;
         }
         self.target.finish().map_err(Error::Target)?;

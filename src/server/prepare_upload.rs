@@ -15,7 +15,7 @@ use crate::server::limits::MAX_PREPARE_BODY_BYTES;
 use crate::server::manifest;
 use crate::server::opening::{answer, ask, new_session, opened_or_not};
 use crate::server::room;
-use crate::server::sessions::{Phase, Prepared, Session, SessionKind};
+use crate::server::sessions::{Expected, Phase, Prepared, Session, SessionKind};
 use crate::server::state::{Shared, blocking};
 use crate::store::Repository;
 use axum::response::Response;
@@ -51,6 +51,8 @@ pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Re
     let mut session = new_session(&shared, &trust, SessionKind::Backup, phase);
     session.set = Some(header.set.clone());
     session.key = Some(header.idempotency_key);
+    let files = header.changes.new_files.saturating_add(header.changes.changed_files);
+    session.expected = Expected { files, bytes: header.bytes_to_send };
     let prepared = shared.sessions().prepare(session.clone(), shared.clock.instant())?;
     if let Prepared::Existing(session) = prepared {
         return answer(shared, *session).await;
@@ -70,9 +72,17 @@ fn repository_of(
     wanted: Option<RepositoryId>,
 ) -> Result<Option<Arc<Repository>>, ApiError> {
     let Some(wanted) = wanted else { return Ok(shared.store()?.owned_by(&trust.fingerprint)) };
-    // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them.
-    let own = shared.store()?.repository(&wanted).filter(|repository| repository.owner() == trust.fingerprint);
-    own.map(Some).ok_or_else(|| ApiError::not_allowed("the repository does not belong to this device"))
+    // One answer for a repository that is not there and for somebody else's: ids tell nothing to those who guess them. Whose it
+    // once was knows it anyway, and must not take it for lost.
+    let was_own = |repository: &Arc<Repository>| {
+        repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
+    };
+    match shared.store()?.repository(&wanted).filter(was_own) {
+        Some(repository) if repository.owner() == trust.fingerprint => Ok(Some(repository)),
+        Some(_) => Err(ApiError::not_allowed("another device has taken this one's place and continues its backups")
+            .hint("for a new backup of its own, unpair the other device here (`lan-backup unpair`) and send again")),
+        None => Err(ApiError::not_found("the repository is not there")),
+    }
 }
 
 /// Makes the caller's repository, unless a call beside this one just did.

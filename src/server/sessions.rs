@@ -61,6 +61,8 @@ pub(crate) struct Session {
     pub(crate) started: Timestamp,
     /// Bytes that came (backup) or went (restore).
     pub(crate) bytes: u64,
+    /// What a backup has announced to send.
+    pub(crate) expected: Expected,
     created: Instant,
     last_used: Instant,
     calls: usize,
@@ -80,7 +82,22 @@ impl Session {
         now: Instant,
     ) -> Self {
         let (set, key, created, last_used) = (None, None, now, now);
-        Self { id, number, device, alias, kind, set, phase, key, started, bytes: 0, created, last_used, calls: 0 }
+        Self {
+            id,
+            number,
+            device,
+            alias,
+            kind,
+            set,
+            phase,
+            key,
+            started,
+            bytes: 0,
+            expected: Expected::default(),
+            created,
+            last_used,
+            calls: 0,
+        }
     }
 
     /// The repository, once it may be used.
@@ -101,6 +118,7 @@ impl Session {
             set: self.set.clone(),
             waiting: self.phase == Phase::Waiting,
             bytes: self.bytes,
+            expected: self.expected,
             started: self.started,
         }
     }
@@ -117,6 +135,15 @@ impl Session {
             Phase::Open(_) | Phase::Finished(_) | Phase::Declined => unused > SESSION_IDLE,
         }
     }
+}
+
+/// What a backup has announced to send: the most that may come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// New and changed files.
+    pub files: u64,
+    /// Their plain bytes; compression and what is held already make it less.
+    pub bytes: u64,
 }
 
 /// A session as `status` and events show it.
@@ -138,6 +165,8 @@ pub struct SessionSummary {
     pub waiting: bool,
     /// Bytes that came (backup) or went (restore) so far.
     pub bytes: u64,
+    /// What a backup has announced; nothing for a restore.
+    pub expected: Expected,
     /// Since when, by this device's clock.
     pub started: Timestamp,
 }

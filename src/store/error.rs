@@ -134,14 +134,14 @@ impl From<Error> for vault::Error {
             Error::Damaged { name, .. } => Self::Corrupt(format!("`{name}`")),
             Error::Pack { pack, .. } => Self::Corrupt(format!("pack {pack}")),
             Error::Chunk { chunk, pack, .. } => Self::Corrupt(format!("chunk {chunk} in pack {pack}")),
-            Error::Block(source) => Self::Refused(format!("a block was refused: {source}")),
-            Error::Record(source) => Self::Refused(format!("the record was refused: {source}")),
+            Error::Block(source) => Self::Refused(format!("a block was refused: {source}").into()),
+            Error::Record(source) => Self::Refused(format!("the record was refused: {source}").into()),
             Error::Refused(_)
             | Error::UnknownSigner
             | Error::OwnerEvent(_)
             | Error::TooLarge { .. }
             | Error::Closed
-            | Error::NewerFormat { .. } => Self::Refused(error.to_string()),
+            | Error::NewerFormat { .. } => Self::Refused(error.to_string().into()),
             full if full.is_full() => Self::Full("the disk of the store is full".to_owned()),
             Error::NotDurable(_) | Error::Index(_) | Error::Platform(_) | Error::Full => {
                 Self::Failed("the store failed".to_owned(), Some(Box::new(error)))

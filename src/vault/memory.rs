@@ -121,7 +121,7 @@ impl Vault for MemoryVault {
         let mut decoder = Decoder::new();
         let mut sent = 0;
         for block in blocks {
-            let plain = decoder.decode(&block).map_err(|error| Error::Refused(error.to_string()))?;
+            let plain = decoder.decode(&block).map_err(|error| Error::Refused(error.into()))?;
             for (chunk, bytes) in codec::chunks(&block.header, &plain) {
                 state.chunks.insert(chunk.id, Bytes::copy_from_slice(bytes));
                 state.put += 1;
@@ -143,7 +143,7 @@ impl Vault for MemoryVault {
     }
 
     async fn commit(&self, signed: SignedRecord) -> Result<SnapshotId> {
-        let record = signer::open_record(&signed).map_err(|error| Error::Refused(error.to_string()))?;
+        let record = signer::open_record(&signed).map_err(|error| Error::Refused(error.into()))?;
         let mut state = self.state();
         let of_set =
             |info: &&SnapshotInfo| signer::open_record(&info.signed).is_ok_and(|other| other.set == record.set);

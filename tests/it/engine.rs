@@ -11,7 +11,7 @@ use lan_backup::monitor::recording::RecordingMonitor;
 use lan_backup::platform::clock::ManualClock;
 use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::restore::action::PlanStats;
-use lan_backup::restore::dir_target::DirTarget;
+use lan_backup::restore::dir_target::{DirTarget, SetIds};
 use lan_backup::restore::select::{Include, Selection};
 use lan_backup::restore::zip_target::ZipTarget;
 use lan_backup::restore::{self, Conflict, PlanOptions};
@@ -62,7 +62,8 @@ impl Bench {
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let filter = FilterOptions::default();
         let parent = head.as_ref().map(|head| head.id);
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache) };
+        let options =
+            ScanOptions { roots: &roots, filter: &filter, parent, cache: Some(&cache), scratch: self.base.path() };
         let plan = backup::scan(&options, &*clock, &*self.monitor, &Shutdown::new())?;
         let options = RunOptions {
             set,
@@ -85,10 +86,11 @@ impl Bench {
             include: Include::default(),
             conflict: Conflict::KeepBoth,
             target: Some(to.to_owned()),
+            scratch: self.base.path().to_owned(),
         };
         change(&mut options);
         let plan = restore::plan(self.vault.clone(), options, self.monitor.clone(), Shutdown::new()).await?;
-        let target = DirTarget::new(to, self.monitor.clone())?;
+        let target = DirTarget::new(to, SetIds::PutBack, self.monitor.clone())?;
         restore::run(self.vault.clone(), &plan, target, self.monitor.clone(), Shutdown::new()).await?;
         Ok(plan.stats)
     }
@@ -315,6 +317,7 @@ async fn a_zip_holds_the_same_files() {
         include: Include::default(),
         conflict: Conflict::KeepBoth,
         target: None,
+        scratch: bench.base.path().to_owned(),
     };
     let plan = restore::plan(bench.vault.clone(), options, bench.monitor.clone(), Shutdown::new()).await.unwrap();
     let file = bench.path("out.zip");

@@ -103,7 +103,7 @@ fn is_folder(line: &str) -> bool {
 /// Content and kind, without what a restore puts back on what it keeps.
 fn bytes(line: &str) -> &str {
     if is_file(line) {
-        line.splitn(4, ' ').nth(2).unwrap()
+        line.split(' ').nth(2).unwrap()
     } else if is_folder(line) {
         "folder"
     } else {
@@ -146,15 +146,19 @@ impl Run {
 
     async fn step(&mut self, step: &Step) {
         match step {
-            Step::Edit(edits) => edits.iter().for_each(|edit| apply(&self.bench.tree(), edit)),
+            Step::Edit(edits) => {
+                for edit in edits {
+                    apply(&self.bench.tree(), edit);
+                }
+            }
             Step::BackUp(cache) => self.back_up(*cache).await,
             Step::Interrupted(puts) => {
                 self.vault.fail_after(*puts);
                 let before = head(&self.vault).await;
                 let outcome = self.bench.back_up(&self.vault).await;
                 self.vault.recover();
-                if outcome.is_ok() {
-                    self.keep(outcome.unwrap().changes, CacheIs::Kept).await;
+                if let Ok(report) = outcome {
+                    self.keep(report.changes, CacheIs::Kept).await;
                 } else {
                     assert_eq!(head(&self.vault).await, before, "a broken backup shows");
                 }
@@ -168,7 +172,9 @@ impl Run {
             }
             Step::RestoreOver(which, over, edits, conflict) if !self.kept.is_empty() => {
                 let out = self.fresh(over.index(self.kept.len())).await;
-                edits.iter().for_each(|edit| apply(&out.join("tree"), edit));
+                for edit in edits {
+                    apply(&out.join("tree"), edit);
+                }
                 let conflict = [Conflict::KeepBoth, Conflict::Overwrite, Conflict::Skip][*conflict];
                 self.restore_over(which.index(self.kept.len()), &out, conflict).await;
                 fs::remove_dir_all(out).unwrap();

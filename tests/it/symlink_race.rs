@@ -151,6 +151,7 @@ async fn a_restore_never_writes_through_a_link_that_appears_under_it() {
             include: Include::default(),
             conflict: [Conflict::Overwrite, Conflict::KeepBoth, Conflict::Skip][round % 3],
             target: Some(arena.out()),
+            scratch: std::env::temp_dir(),
         };
         let swapper = Swapper::start(&arena.out().join("tree"));
         // An error or faults are right: the target is not what it was a moment ago.

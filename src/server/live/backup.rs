@@ -186,7 +186,7 @@ async fn sessions_and_repositories_of_others_are_out_of_reach() {
     let unknown = caller.in_session(paths::MISSING, SessionId::from_random([1; 16]), vec![0; 32]).await;
     assert_eq!(unknown.code(), ErrorCode::SessionGone);
     let theirs = PrepareUpload { repository: Some(open.repository.unwrap().id), ..header("Documents") };
-    assert_eq!(stolen.prepare(&theirs).await.code(), ErrorCode::NotAllowed);
+    assert_eq!(stolen.prepare(&theirs).await.code(), ErrorCode::NotFound);
     assert!(stolen.get(paths::SNAPSHOTS).await.ok().json::<Listing>().repositories.is_empty());
 }
 

@@ -10,7 +10,7 @@ use lan_backup::monitor::{Fault, Monitor};
 use lan_backup::platform::clock::ManualClock;
 use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::restore::action::PlanStats;
-use lan_backup::restore::dir_target::DirTarget;
+use lan_backup::restore::dir_target::{DirTarget, SetIds};
 use lan_backup::restore::select::Include;
 use lan_backup::restore::{self, Conflict, PlanOptions};
 use lan_backup::signer::{self, SigningKey};
@@ -71,7 +71,7 @@ impl Bench {
         self.monitor = Arc::default();
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let filter = FilterOptions::default();
-        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache };
+        let options = ScanOptions { roots: &roots, filter: &filter, parent, cache, scratch: self.base.path() };
         backup::scan(&options, &*Self::clock(), &*self.monitor, &Shutdown::new()).unwrap()
     }
 
@@ -122,6 +122,7 @@ pub(crate) async fn restore<V: Vault>(
         include: Include::default(),
         conflict,
         target: Some(to.to_owned()),
+        scratch: std::env::temp_dir(),
     };
     restore_with(vault, options).await
 }
@@ -131,7 +132,7 @@ pub(crate) async fn restore_with<V: Vault>(vault: &Arc<V>, options: PlanOptions)
     let monitor = Arc::new(RecordingMonitor::default());
     let to = options.target.clone().unwrap();
     let plan = restore::plan(vault.clone(), options, monitor.clone(), Shutdown::new()).await?;
-    let target = DirTarget::new(&to, monitor.clone())?;
+    let target = DirTarget::new(&to, SetIds::LeaveOff, monitor.clone())?;
     restore::run(vault.clone(), &plan, target, monitor.clone(), Shutdown::new()).await?;
     Ok(Restored { stats: plan.stats, faults: monitor.faults() })
 }

@@ -127,8 +127,24 @@ pub(crate) fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 /// Panics with the first differences when two trees are not the same to the last bit of metadata.
+#[track_caller]
 pub(crate) fn assert_same(left: &Path, right: &Path) {
-    let (left, right) = (describe(left), describe(right));
+    compare(&describe(left), &describe(right));
+}
+
+/// As [`assert_same`], for what is in two folders that are themselves not the same.
+#[track_caller]
+pub(crate) fn assert_same_inside(left: &Path, right: &Path) {
+    let inside = |root| {
+        let mut lines = describe(root);
+        lines.remove(Path::new(""));
+        lines
+    };
+    compare(&inside(left), &inside(right));
+}
+
+#[track_caller]
+fn compare(left: &BTreeMap<PathBuf, String>, right: &BTreeMap<PathBuf, String>) {
     let mut differences = Vec::new();
     for path in left.keys().chain(right.keys()) {
         if left.get(path) != right.get(path) {

@@ -1,0 +1,14 @@
+//! The program as its users meet it: real processes, each test with homes and a network of its own on loopback.
+//!
+//! Held here: exit codes, the last line of `--json`, the sentence and the hint of every failure, and that nothing is lost whatever
+//! goes wrong. The rules behind them have tests of their own.
+
+mod crash;
+mod disaster;
+mod failures;
+mod pairing;
+mod restoring;
+mod serving;
+mod together;
+mod usage;
+mod walk;
