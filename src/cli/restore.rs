@@ -14,6 +14,7 @@ use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
+use crate::protocol::ErrorCode;
 use crate::restore::action::Action;
 use crate::restore::chain::Signature;
 use crate::restore::dir_target::{DirTarget, SetIds};
@@ -129,8 +130,16 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         if !welcome {
             located = join::pair(&context, &located, None, &mut face).await?;
         }
-        let opened =
-            retrieve::open_remote(&context, &located, args.of.clone(), args.adopt, &monitor, &shutdown).await?;
+        let of = args.of.clone();
+        let opened = match retrieve::open_remote(&context, &located, of.clone(), args.adopt, &monitor, &shutdown).await
+        {
+            // Paired in the other direction only, so this device was never let in there.
+            Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotAllowed) && welcome => {
+                located = join::pair(&context, &located, None, &mut face).await?;
+                retrieve::open_remote(&context, &located, of, args.adopt, &monitor, &shutdown).await?
+            }
+            opened => opened?,
+        };
         settle_adoption(&context, &located, &opened, args.adopt, &output)?;
         Ok::<_, Error>(opened)
     };

@@ -69,12 +69,17 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
 fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<String> {
     let record = &snapshot.record;
     let received = snapshot.info.receipt.received_at;
+    let signature = match snapshot.trust {
+        Signature::Known => "known",
+        Signature::OwnerLog => "owner-log",
+        Signature::Unverified => "unverified",
+    };
     output.row(&json!({
         "snapshot": snapshot.info.id, "set": record.set, "sequence": record.sequence, "device": record.device,
         "owner": repository.owner, "alias": repository.alias, "repository": repository.id,
         "receivedAt": received, "sourceTime": record.source_time, "files": record.totals.files,
         "bytes": record.totals.bytes, "newFiles": record.changes.new_files, "changedFiles": record.changes.changed_files,
-        "deletedFiles": record.changes.deleted_files, "tag": record.tag, "verified": snapshot.trust == Signature::Known,
+        "deletedFiles": record.changes.deleted_files, "tag": record.tag, "verified": snapshot.trust == Signature::Known, "signature": signature,
         "roots": record.roots,
     }));
     let signed = match snapshot.trust {

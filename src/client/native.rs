@@ -84,7 +84,7 @@ impl Client {
     /// Waits until a person has decided about a session. `on_tick` is called before each question, at least twice a minute.
     ///
     /// # Errors
-    /// [`ErrorCode::Declined`](crate::protocol::ErrorCode::Declined) in an answer when the person said no or nobody answered.
+    /// [`ErrorCode::Declined`] in an answer when the person said no or nobody answered.
     pub async fn wait(&self, session: SessionId, mut on_tick: impl FnMut()) -> Result<SessionAnswer> {
         let path = format!("{}/{session}?wait={WAIT_SECONDS}", paths::SESSIONS);
         let mut call = self.call("say what became of the session", Method::GET, &path, Some(session));

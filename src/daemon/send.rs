@@ -4,7 +4,7 @@ use crate::backup::cache::Cache;
 use crate::backup::filter::FilterOptions;
 use crate::backup::heads::{self, Head, Heads};
 use crate::backup::{self, Plan, Report, Roots, RunOptions, ScanOptions};
-use crate::client::{Client, PinSource, RemoteVault};
+use crate::client::{self, Client, PinSource, RemoteVault};
 use crate::codec::Compression;
 use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
@@ -12,6 +12,7 @@ use crate::daemon::{Context, Error, Result, join, retrieve};
 use crate::model::snapshot::Root;
 use crate::model::{IdempotencyKey, OwnerEvent, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use crate::monitor::{Fault, Monitor};
+use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::{self, random};
 use crate::protocol::listing::RepositoryListing;
@@ -22,6 +23,10 @@ use crate::signer;
 use crate::vault::Vault;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked whether another backup of the same set has ended.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What to send.
 #[derive(Clone, Debug)]
@@ -124,12 +129,7 @@ pub async fn send(
     }
     let mut prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
     if located.trust.is_none() {
-        let totals = prepared.plan.totals;
-        let purpose = Purpose { set: prepared.set.clone(), files: totals.files, bytes: totals.bytes };
-        located = tokio::select! {
-            paired = join::pair(context, &located, Some(purpose), pin) => paired?,
-            () = shutdown.stopped() => return Err(Error::Stopped),
-        };
+        located = pair_for(context, &located, &prepared, pin, &shutdown).await?;
         if has_backups_of_this_device(context, &located).await? {
             // It was paired before: what is there already is what the files are to be compared with.
             prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
@@ -137,7 +137,13 @@ pub async fn send(
     }
     let client = located.client(context)?;
     let answer = match agree(&client, &prepared, &located, &monitor, &shutdown).await {
-        Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotFound) && prepared.repository.is_some() => {
+        // Paired in the other direction only: this device was never let in there. (Where it once was, the right was taken away on
+        // purpose, and the refusal stands.)
+        Err(Error::Client(error)) if is(&error, ErrorCode::NotAllowed) && prepared.repository.is_none() => {
+            located = pair_for(context, &located, &prepared, pin, &shutdown).await?;
+            agree(&client, &prepared, &located, &monitor, &shutdown).await?
+        }
+        Err(Error::Client(error)) if is(&error, ErrorCode::NotFound) && prepared.repository.is_some() => {
             monitor.fault(Fault {
                 subject: format!("set {}", prepared.set),
                 problem: "the receiver has lost all backups of this device that it had acknowledged; new ones begin"
@@ -159,6 +165,26 @@ pub async fn send(
     let (report, set) = result?;
     let wire_bytes = client.traffic().sent() + client.traffic().received();
     Ok(Sent { report, set, to: located, wire_bytes })
+}
+
+fn is(error: &client::Error, code: ErrorCode) -> bool {
+    error.answer() == Some(code)
+}
+
+/// Pairs, and tells the other person at once what for.
+async fn pair_for(
+    context: &Context,
+    located: &Located,
+    prepared: &Prepared,
+    pin: &mut dyn PinSource,
+    shutdown: &Shutdown,
+) -> Result<Located> {
+    let totals = prepared.plan.totals;
+    let purpose = Purpose { set: prepared.set.clone(), files: totals.files, bytes: totals.bytes };
+    tokio::select! {
+        paired = join::pair(context, located, Some(purpose), pin) => paired,
+        () = shutdown.stopped() => Err(Error::Stopped),
+    }
 }
 
 async fn has_backups_of_this_device(context: &Context, located: &Located) -> Result<bool> {
@@ -219,8 +245,7 @@ async fn carry_out(
     }
     let roots = prepared.plan.roots.described();
     let cache = cache(context, repository, &set)?;
-    let busy = || Error::usage(format!("a backup of set `{set}` is running already"), "wait until it has ended");
-    let _only = cache.lock()?.ok_or_else(busy)?;
+    let _only = alone(&cache, monitor, shutdown).await?;
     let run = RunOptions {
         set: set.clone(),
         device: context.alias.clone(),
@@ -238,6 +263,23 @@ async fn carry_out(
         monitor.fault(Fault::new("what this device remembers of the backup", &error));
     }
     Ok((report, set))
+}
+
+/// Waits until no other process of this device backs up the same set: two would throw away what the other remembers.
+async fn alone(cache: &Cache, monitor: &Arc<dyn Monitor>, shutdown: &Shutdown) -> Result<Lock> {
+    for attempt in 0_u64.. {
+        if let Some(lock) = cache.lock()? {
+            return Ok(lock);
+        }
+        if attempt == 0 {
+            monitor.notice("another backup of this set is running; waiting for it".to_owned());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_PAUSE) => {}
+            () = shutdown.stopped() => break,
+        }
+    }
+    Err(Error::Stopped)
 }
 
 fn remember(context: &Context, located: &Located, repository: RepositoryId, head: &Head) -> platform::Result<()> {
