@@ -336,7 +336,7 @@ fn check_both(kept: &Kept, after: &Picture) {
 }
 
 fn cases() -> u32 {
-    if long() { 300 } else { 8 }
+    if long() { 300 } else { 20 }
 }
 
 proptest! {
