@@ -237,10 +237,13 @@ impl<'a, V: Vault> Planner<'a, V> {
                 Some(There::File | There::Other) => match self.options.conflict {
                     Conflict::Skip => Action::Skip,
                     Conflict::Overwrite => Action::Replace,
-                    Conflict::KeepBoth => {
-                        to = self.free_name(&to)?;
-                        Action::Beside
-                    }
+                    Conflict::KeepBoth => match self.free_name(&to) {
+                        Some(free) => {
+                            to = free;
+                            Action::Beside
+                        }
+                        None => Action::Skip,
+                    },
                 },
             };
             let folder = &mut self.folders[at];
@@ -301,14 +304,16 @@ impl<'a, V: Vault> Planner<'a, V> {
         Ok(Action::Beside)
     }
 
-    fn free_name(&mut self, path: &RelPath) -> Result<RelPath> {
+    /// The first second name that is free; `None` when the folder it would lie in cannot be looked at.
+    fn free_name(&mut self, path: &RelPath) -> Option<RelPath> {
         let mut attempt = 1;
         loop {
             let candidate = sibling(path, &second_name(&path.name(), &self.options.snapshot, attempt));
-            if self.look(&candidate).is_none() && self.takes(&candidate) {
-                return Ok(candidate);
+            match self.look(&candidate) {
+                None if self.takes(&candidate) => return Some(candidate),
+                Some(There::Unknown) => return None,
+                _ => attempt += 1,
             }
-            attempt += 1;
         }
     }
 

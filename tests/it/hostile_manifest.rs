@@ -2,6 +2,7 @@
 //! bytes under a final name but those that the manifest gives it.
 
 use crate::support::bench::{Restored, restore_with};
+use crate::support::mutate::{Dice, mutate};
 use crate::support::scratch::{long, scratch};
 use crate::support::tree::{describe, noise};
 use bytes::Bytes;
@@ -272,12 +273,14 @@ async fn a_group_of_names_never_gives_a_name_bytes_that_are_not_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn set_id_bits_come_back_only_when_asked_for() {
-    let bench = Bench::new();
-    let id = bench.put(b"tool").await;
-    let manifest = file("tool", &format!("\"mode\":4294967295,{}", of(id, 4)));
-    bench.restore(manifest.as_bytes(), Conflict::KeepBoth).await.unwrap();
-    assert_eq!(fs::metadata(bench.out().join("tool")).unwrap().permissions().mode() & 0o7777, 0o1777);
+async fn set_id_bits_are_left_off_with_an_owner_and_without() {
+    for owner in ["", "\"uid\":0,\"gid\":0,"] {
+        let bench = Bench::new();
+        let id = bench.put(b"tool").await;
+        let manifest = file("tool", &format!("{owner}\"mode\":4294967295,{}", of(id, 4)));
+        bench.restore(manifest.as_bytes(), Conflict::KeepBoth).await.unwrap();
+        assert_eq!(fs::metadata(bench.out().join("tool")).unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,64 +342,6 @@ fn promised(manifest: &[u8], chunks: &HashMap<ChunkId, Vec<u8>>) -> HashMap<Path
     promised
 }
 
-/// Numbers that look random, the same each time.
-struct Dice(Vec<u8>, usize);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        if self.1 + 4 > self.0.len() {
-            self.0 = blake3::hash(&self.0).as_bytes().to_vec();
-            self.1 = 0;
-        }
-        let number = u32::from_le_bytes(self.0[self.1..self.1 + 4].try_into().unwrap());
-        self.1 += 4;
-        number as usize % limit.max(1)
-    }
-}
-
-const WORDS: [&[u8]; 16] = [
-    b"..",
-    b"/",
-    b"\\u0000",
-    b"18446744073709551615",
-    b"9223372036854775807",
-    b"0",
-    b"-1",
-    b"file",
-    b"folder",
-    b"link",
-    b"null",
-    b"\n",
-    b"\"",
-    b"\\/",
-    b"\"linkGroup\":\"g\",",
-    b"[[null,7]]",
-];
-
-fn mutate(manifest: &[u8], dice: &mut Dice) -> Vec<u8> {
-    let mut out = manifest.to_vec();
-    for _ in 0..=dice.below(3) {
-        let at = dice.below(out.len());
-        match dice.below(6) {
-            0 => out[at] ^= 1 << dice.below(8),
-            1 => out[at] = dice.below(256) as u8,
-            2 => drop(out.drain(at..(at + dice.below(20)).min(out.len()))),
-            3 => drop(out.splice(at..at, WORDS[dice.below(WORDS.len())].iter().copied())),
-            4 => {
-                let piece = out[at..(at + dice.below(80)).min(out.len())].to_vec();
-                let to = dice.below(out.len());
-                drop(out.splice(to..to, piece));
-            }
-            _ => {
-                // A word between quotes or brackets becomes another one.
-                let end = at + out[at..].iter().position(|b| b"\",]}".contains(b)).unwrap_or(0);
-                drop(out.splice(at..end, WORDS[dice.below(WORDS.len())].iter().copied()));
-            }
-        }
-    }
-    out
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_of_a_good_manifest_do_no_harm() {
     let bench = Bench::new();
@@ -421,7 +366,7 @@ async fn mutations_of_a_good_manifest_do_no_harm() {
         + &file("t/e", &format!("\"linkGroup\":\"g\",\"mode\":420,{}", whole(1)))
         + &file("t/f", &format!("\"linkGroup\":\"g\",\"mtime\":\"5.000000001\",{}", whole(1)))
         + &file("t/g", &format!("\"xattrs\":{{\"user.x\":\"AAEC\"}},{}", whole(2)));
-    let mut dice = Dice(b"seed".repeat(8), 0);
+    let mut dice = Dice::new(b"seed");
     let end = Instant::now() + Duration::from_secs(if long() { 60 } else { 4 });
     let (mut tried, mut restored) = (0, 0);
     while tried < 100_000 && Instant::now() < end {

@@ -1,5 +1,6 @@
 //! Tests of the whole through its public face, one binary. All sockets are bound to 127.0.0.1, port 0.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::unnecessary_debug_formatting, reason = "names in here are not UTF-8, and escaped they can be read")]
 
 mod cli;
 mod engine;

@@ -146,7 +146,11 @@ impl Run {
 
     async fn step(&mut self, step: &Step) {
         match step {
-            Step::Edit(edits) => edits.iter().for_each(|edit| apply(&self.bench.tree(), edit)),
+            Step::Edit(edits) => {
+                for edit in edits {
+                    apply(&self.bench.tree(), edit);
+                }
+            }
             Step::BackUp(cache) => self.back_up(*cache).await,
             Step::Interrupted(puts) => {
                 self.vault.fail_after(*puts);
@@ -332,7 +336,7 @@ fn check_both(kept: &Kept, after: &Picture) {
 }
 
 fn cases() -> u32 {
-    if long() { 300 } else { 8 }
+    if long() { 300 } else { 20 }
 }
 
 proptest! {

@@ -32,7 +32,9 @@ fn lose_index(store: &Path) {
     let index: Vec<PathBuf> =
         files(store).into_iter().filter(|path| path.to_string_lossy().contains("index.sqlite")).collect();
     assert!(!index.is_empty());
-    index.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for path in index {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 fn packs(store: &Path) -> Vec<PathBuf> {

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod edits;
 pub(crate) mod lan;
+pub(crate) mod mutate;
 pub(crate) mod nodes;
 pub(crate) mod program;
 pub(crate) mod scratch;

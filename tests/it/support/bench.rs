@@ -132,7 +132,7 @@ pub(crate) async fn restore_with<V: Vault>(vault: &Arc<V>, options: PlanOptions)
     let monitor = Arc::new(RecordingMonitor::default());
     let to = options.target.clone().unwrap();
     let plan = restore::plan(vault.clone(), options, monitor.clone(), Shutdown::new()).await?;
-    let target = DirTarget::new(&to, SetIds::PutBack, monitor.clone())?;
+    let target = DirTarget::new(&to, SetIds::LeaveOff, monitor.clone())?;
     restore::run(vault.clone(), &plan, target, monitor.clone(), Shutdown::new()).await?;
     Ok(Restored { stats: plan.stats, faults: monitor.faults() })
 }

@@ -93,7 +93,7 @@ fn all(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn pick(root: &Path, index: &Index, wanted: impl Fn(&fs::Metadata) -> bool) -> Option<PathBuf> {
+fn pick(root: &Path, index: Index, wanted: impl Fn(&fs::Metadata) -> bool) -> Option<PathBuf> {
     let mut found = all(root);
     found.retain(|path| wanted(&fs::symlink_metadata(path).unwrap()));
     (!found.is_empty()).then(|| index.get(&found).clone())
@@ -133,7 +133,7 @@ fn open(path: &Path) -> fs::File {
 
 /// Applies one edit; one that has nothing to work on does nothing.
 pub(crate) fn apply(root: &Path, edit: &Edit) {
-    let file = |index: &Index| pick(root, index, fs::Metadata::is_file);
+    let file = |index: &Index| pick(root, *index, fs::Metadata::is_file);
     match edit {
         Edit::Write(place, length, seed) => fs::write(place.cleared(root), noise(*length, *seed)).unwrap(),
         Edit::Overwrite(index, seed) => {
@@ -153,7 +153,7 @@ pub(crate) fn apply(root: &Path, edit: &Edit) {
             }
         }
         Edit::Delete(index) => {
-            if let Some(path) = pick(root, index, |_| true) {
+            if let Some(path) = pick(root, *index, |_| true) {
                 remove(&path);
             }
         }
@@ -161,7 +161,7 @@ pub(crate) fn apply(root: &Path, edit: &Edit) {
             let to = place.path(root);
             // Not into itself, nor over a folder that it lies in.
             let fits = |from: &PathBuf| !to.starts_with(from) && !from.starts_with(&to);
-            if let Some(from) = pick(root, index, |_| true).filter(fits) {
+            if let Some(from) = pick(root, *index, |_| true).filter(fits) {
                 remove(&to);
                 fs::rename(from, to).unwrap();
             }
@@ -178,13 +178,13 @@ pub(crate) fn apply(root: &Path, edit: &Edit) {
         }
         Edit::Folder(place) => fs::create_dir(place.cleared(root)).unwrap(),
         Edit::Chmod(index, mode) => {
-            if let Some(path) = pick(root, index, |metadata| !metadata.is_symlink()) {
+            if let Some(path) = pick(root, *index, |metadata| !metadata.is_symlink()) {
                 let modes = if path.is_dir() { &FOLDER_MODES[..] } else { &FILE_MODES[..] };
                 fs::set_permissions(&path, fs::Permissions::from_mode(modes[mode % modes.len()])).unwrap();
             }
         }
         Edit::SetTime(index, time) => {
-            if let Some(path) = pick(root, index, |_| true) {
+            if let Some(path) = pick(root, *index, |_| true) {
                 set_time(&path, *time, 123_456_789);
             }
         }
@@ -195,7 +195,7 @@ pub(crate) fn apply(root: &Path, edit: &Edit) {
             }
         }
         Edit::Attribute(index, value) => {
-            if let Some(path) = pick(root, index, |metadata| !metadata.is_symlink()) {
+            if let Some(path) = pick(root, *index, |metadata| !metadata.is_symlink()) {
                 // Not every file system under a test has attributes.
                 let _ = rustix::fs::setxattr(&path, "user.test", &[*value, 0, 255], rustix::fs::XattrFlags::empty());
             }
