@@ -132,8 +132,11 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         let of = args.of.clone();
         let opened = match retrieve::open_remote(&context, &located, of.clone(), args.adopt, &monitor, &shutdown).await
         {
-            // Paired in the other direction only, so this device was never let in there.
-            Err(Error::Client(error)) if error.answer() == Some(ErrorCode::NotAllowed) && welcome => {
+            // Paired in the other direction only, so this device was never let in there. (Where it once was, the right was taken
+            // away on purpose, and the refusal stands.)
+            Err(Error::Client(error))
+                if error.answer() == Some(ErrorCode::NotAllowed) && welcome && !was_let_in(&context, &located)? =>
+            {
                 located = join::pair(&context, &located, None, &mut face).await?;
                 retrieve::open_remote(&context, &located, of, args.adopt, &monitor, &shutdown).await?
             }
@@ -149,6 +152,11 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let result = Box::pin(work.restore(&opened)).await;
     opened.close().await;
     result
+}
+
+/// Whether this device has backed up there before.
+fn was_let_in(context: &Context, located: &Located) -> Result<bool, Error> {
+    Ok(Heads::new(&heads_folder(context))?.repository_at(&located.fingerprint)?.is_some())
 }
 
 /// A repository that this device has taken over is the one that its next backups continue.

@@ -123,5 +123,5 @@ fn the_holder_reads_its_own_store_without_any_network() {
         assert_same(&docs, &to.join("docs"));
     }
     let ran = laptop.run(&["restore", "local", "--to", lan.path("x").to_str().unwrap()]);
-    ran.failed(2, "usage", "no device has backed up to this one", "lan-backup snapshots");
+    ran.failed(2, "usage", "nothing is kept in", "lan-backup serve");
 }

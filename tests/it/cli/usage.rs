@@ -45,8 +45,8 @@ fn paths_names_and_patterns_that_cannot_be_are_refused_before_anybody_is_asked()
     let docs = lan.folder("docs", &[("a", b"1")]);
     let docs = docs.to_str().unwrap();
     let gone = lan.path("gone");
-    laptop.run(&["send", "nas", gone.to_str().unwrap()]).failed(1, "bad-path", "gone", "");
-    laptop.run(&["send", "nas", docs, "--exclude", "[z-a]"]).failed(1, "bad-pattern", "[z-a]", "");
+    laptop.run(&["send", "nas", gone.to_str().unwrap()]).failed(2, "bad-path", "gone", "");
+    laptop.run(&["send", "nas", docs, "--exclude", "[z-a]"]).failed(2, "bad-pattern", "[z-a]", "");
     laptop.run(&["send", "nas", docs, "--set", ""]).failed(2, "usage", "name", "--set NAME");
     assert_eq!(laptop.run(&["send", "nas"]).code, 2);
     assert_eq!(laptop.run(&["restore", "nas", "--to", "x", "--zip", "y"]).code, 2);
