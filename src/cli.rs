@@ -24,7 +24,7 @@ pub mod trust;
 pub mod try_out;
 pub mod unpair;
 
-use crate::cli::output::Output;
+use crate::cli::output::{Output, Style, Talk};
 use crate::cli::settings::Globals;
 use crate::daemon::Error;
 use crate::platform::shutdown::Shutdown;
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     settings::start_log(&cli.globals);
-    let output = Output::new(&cli.globals);
+    let output = cli.globals.output();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -144,7 +144,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(ExitStatus::Done.code());
     }
     if settings::asks_for_json() {
-        Output::json().failed_usage(&error.to_string());
+        Output::new(Style::Json, Talk::Usual).failed_usage(&error.to_string());
     }
     ExitCode::from(ExitStatus::Usage.code())
 }

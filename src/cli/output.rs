@@ -2,7 +2,6 @@
 
 use crate::backup;
 use crate::cli::ExitStatus;
-use crate::cli::settings::Globals;
 use crate::daemon::Error;
 use crate::model::text::{clean, is_printable};
 use crate::restore;
@@ -19,15 +18,28 @@ pub struct Output {
     bars: MultiProgress,
 }
 
-impl Output {
-    /// As the options say.
-    pub fn new(globals: &Globals) -> Self {
-        Self { json: globals.json, quiet: globals.quiet, bars: MultiProgress::new() }
-    }
+/// How data looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
 
-    /// For programs, before the command line could be read.
-    pub fn json() -> Self {
-        Self { json: true, quiet: false, bars: MultiProgress::new() }
+/// How much is said besides data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talk {
+    /// What helps to understand what happens.
+    Usual,
+    /// What went wrong.
+    OnlyTrouble,
+}
+
+impl Output {
+    /// Data as JSON or not, talk or none.
+    pub fn new(style: Style, talk: Talk) -> Self {
+        Self { json: style == Style::Json, quiet: talk == Talk::OnlyTrouble, bars: MultiProgress::new() }
     }
 
     /// Tells programs that the command line is wrong.

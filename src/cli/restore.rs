@@ -1,6 +1,5 @@
 //! `restore`: get a backup back.
 
-use crate::backup::heads::Heads;
 use crate::cli::ExitStatus;
 use crate::cli::face::Face;
 use crate::cli::output::Output;
@@ -9,7 +8,6 @@ use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::daemon::locate::{Located, locate};
 use crate::daemon::retrieve::{self, Opened};
-use crate::daemon::send::heads_folder;
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error, join};
 use crate::model::{EntryKind, SetName};
@@ -156,7 +154,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
 
 /// Whether this device has backed up there before.
 fn was_let_in(context: &Context, located: &Located) -> Result<bool, Error> {
-    Ok(Heads::new(&heads_folder(context))?.repository_at(&located.fingerprint)?.is_some())
+    Ok(context.heads()?.repository_at(&located.fingerprint)?.is_some())
 }
 
 /// A repository that this device has taken over is the one that its next backups continue.
@@ -171,7 +169,7 @@ fn settle_adoption<V: Vault>(
         return Ok(());
     }
     if opened.owner == context.identity.fingerprint() {
-        let heads = Heads::new(&heads_folder(context))?;
+        let heads = context.heads()?;
         heads.save_repository_at(&located.fingerprint, opened.vault.parameters().id)?;
         output.say("this device continues that backup from now on");
     } else {

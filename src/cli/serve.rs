@@ -63,7 +63,11 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let mut service = Service::start(&context, ServeOptions { store: args.store, port: args.port, accept }).await?;
     greet(&context, &service, &output);
     let events = service.neighbourhood.take_events();
-    let asking = output.is_interactive().then(|| tokio::spawn(ask(service.desk.clone(), output.clone())));
+    let asking = if output.is_interactive() {
+        tokio::spawn(ask(service.desk.clone(), output.clone()))
+    } else {
+        tokio::spawn(tell(service.desk.clone(), output.clone()))
+    };
     let mut watch = Watch { output: output.clone(), bars: HashMap::new() };
     if let Some(mut events) = events {
         loop {
@@ -76,9 +80,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
             }
         }
     }
-    if let Some(asking) = asking {
-        asking.abort();
-    }
+    asking.abort();
     service.stop().await;
     output.event("stopped", json!({}));
     Ok(ExitStatus::Done)
@@ -142,6 +144,21 @@ async fn ask(desk: Arc<Desk>, output: Output) {
         if !desk.answer(open.id, decision) {
             output.talk("that was answered elsewhere, or nobody waits for it any more");
         }
+    }
+}
+
+/// Without a terminal, says that a question waits for `pending`.
+async fn tell(desk: Arc<Desk>, output: Output) {
+    let mut last = 0;
+    loop {
+        let open = desk.next(last).await;
+        last = open.id;
+        output.event("question", json!(open));
+        output.line(&format!(
+            "{}\nanswer with: lan-backup pending {} always|once|replaces|decline",
+            describe(&open.question),
+            open.id
+        ));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What holds for every command: flag before environment before settings file before default. The only place that reads the
 //! environment.
 
-use crate::cli::output::Output;
+use crate::cli::output::{Output, Style, Talk};
 use crate::config::Home;
 use crate::daemon::{Context, Result};
 use crate::model::limits::DEFAULT_PORT;
@@ -37,6 +37,12 @@ pub struct Globals {
 }
 
 impl Globals {
+    /// Where words go.
+    pub fn output(&self) -> Output {
+        let style = if self.json { Style::Json } else { Style::Text };
+        Output::new(style, if self.quiet { Talk::OnlyTrouble } else { Talk::Usual })
+    }
+
     /// Opens this device.
     ///
     /// # Errors

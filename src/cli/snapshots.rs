@@ -6,7 +6,7 @@ use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::daemon::locate::locate;
-use crate::daemon::retrieve::{Holder, checked};
+use crate::daemon::retrieve::{Holder, checked, rolled_back};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
@@ -123,6 +123,13 @@ async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repositor
 async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<Repository>, Holder), Error> {
     let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
     let listing = located.client(context)?.listing(None).await?;
+    // What this device has backed up there must still be there.
+    let own = context.identity.fingerprint();
+    let own = listing.repositories.iter().filter(|listed| listed.owner == own);
+    let own: Vec<_> = own.map(|listed| (listed.repository.id, listed.snapshots.as_slice())).collect();
+    for alarm in rolled_back(context, &located, &own)? {
+        output.alarm(&alarm);
+    }
     let describe = |listed: crate::protocol::listing::RepositoryListing| Repository {
         id: listed.repository.id,
         owner: listed.owner,

@@ -1,12 +1,11 @@
 //! `unpair`: trust a device no longer.
 
-use crate::backup::heads::Heads;
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::trust::find;
+use crate::daemon::Error;
 use crate::daemon::control::{self, Request};
-use crate::daemon::{Error, send};
 use serde_json::json;
 
 /// End a pairing: live connections are cut at once; backups that are kept stay
@@ -27,7 +26,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         Err(Error::NotRunning) => drop(context.trust.remove(&fingerprint)?),
         Err(error) => return Err(error),
     }
-    Heads::new(&send::heads_folder(&context))?.forget(&fingerprint)?;
+    context.heads()?.forget(&fingerprint)?;
     output.event("unpaired", json!({ "alias": trust.alias, "fingerprint": fingerprint }));
     output.say(&format!(
         "{} ({}) is not paired any more; unpair this device there, too",

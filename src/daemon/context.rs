@@ -1,12 +1,13 @@
 //! This device: who it is, whom it trusts, what it is called, where its things lie.
 
+use crate::backup::heads::Heads;
 use crate::config::{Home, Settings};
 use crate::daemon::Result;
 use crate::identity::{Identity, TrustStore};
 use crate::model::Alias;
 use crate::platform::clock::{Clock, SystemClock};
 use crate::platform::durable::{self, Access};
-use crate::platform::{fs, resources};
+use crate::platform::{self, fs, resources};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,5 +64,13 @@ impl Context {
     /// Where this device keeps what it receives: `chosen`, else what the settings say, else the home's own.
     pub fn store_folder(&self, chosen: Option<PathBuf>) -> PathBuf {
         chosen.or_else(|| self.settings.store.clone()).unwrap_or_else(|| self.home.store())
+    }
+
+    /// What this device remembers of the snapshots it had acknowledged elsewhere.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn heads(&self) -> platform::Result<Heads> {
+        Heads::new(&self.home.state().join("heads"))
     }
 }

@@ -1,10 +1,9 @@
 //! A repository on another device or here, opened for reading: its snapshots checked, its chunks at hand.
 
-use crate::backup::heads::{self, Heads};
+use crate::backup::heads;
 use crate::client::{Client, RemoteVault};
 use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
-use crate::daemon::send::heads_folder;
 use crate::daemon::{Context, Error, Result};
 use crate::identity::trust::Trust;
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SessionId, SnapshotInfo};
@@ -71,7 +70,7 @@ pub async fn open_remote(
     let (snapshots, mut alarms) =
         checked(context, id, &listed.owner_log, &listed.snapshots, Holder::Other(located.fingerprint));
     if own {
-        alarms.extend(rolled_back(context, located, id, &listed.snapshots)?);
+        alarms.extend(rolled_back(context, located, &[(id, &listed.snapshots)])?);
     }
     let session = Some((client, answer.session, alive));
     let (owner, alias, owner_log) = (listed.owner, listed.alias, listed.owner_log);
@@ -104,22 +103,27 @@ pub async fn opened(
     decided
 }
 
-/// Alarms when what this device has had acknowledged by the holder is not there any more.
-fn rolled_back(
+/// Alarms when what this device has had acknowledged by the holder is not there any more. `listed` are this device's own
+/// repositories there: one, or two when it has taken over another.
+///
+/// # Errors
+/// The disk's.
+pub fn rolled_back(
     context: &Context,
     located: &Located,
-    repository: RepositoryId,
-    listed: &[SnapshotInfo],
+    listed: &[(RepositoryId, &[SnapshotInfo])],
 ) -> Result<Vec<String>> {
-    let heads = Heads::new(&heads_folder(context))?;
+    let heads = context.heads()?;
     let mut alarms = Vec::new();
     if let Some(remembered) = heads.repository_at(&located.fingerprint)?
-        && remembered != repository
+        && listed.iter().all(|(id, _)| *id != remembered)
     {
-        alarms.push(format!("{} gives another repository than the one this device has backed up to", located.alias));
+        alarms
+            .push(format!("{} does not have the repository any more that this device has backed up to", located.alias));
     }
-    let heads = heads.of_repository(repository)?;
-    alarms.extend(heads.iter().filter_map(|head| heads::check(head, listed).alarm()));
+    for (id, snapshots) in listed {
+        alarms.extend(heads.of_repository(*id)?.iter().filter_map(|head| heads::check(head, snapshots).alarm()));
+    }
     Ok(alarms)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::backup::cache::Cache;
 use crate::backup::filter::FilterOptions;
-use crate::backup::heads::{self, Head, Heads};
+use crate::backup::heads::{self, Head};
 use crate::backup::{self, Plan, Report, Roots, RunOptions, ScanOptions};
 use crate::client::{self, Client, PinSource, RemoteVault};
 use crate::codec::Compression;
@@ -82,7 +82,7 @@ pub async fn prepare(
 ) -> Result<Prepared> {
     let roots = Roots::resolve(&options.paths)?;
     let set = set_name(&roots, options.set.as_deref())?;
-    let heads = Heads::new(&heads_folder(context))?;
+    let heads = context.heads()?;
     let mut repository = None;
     let mut remembered = None;
     let mut parent = None;
@@ -149,7 +149,7 @@ pub async fn send(
                 problem: "the receiver has lost all backups of this device that it had acknowledged; new ones begin"
                     .to_owned(),
             });
-            Heads::new(&heads_folder(context))?.forget(&located.fingerprint)?;
+            context.heads()?.forget(&located.fingerprint)?;
             prepared = prepare(context, &located, &options, &monitor, &shutdown).await?;
             agree(&client, &prepared, &located, &monitor, &shutdown).await?
         }
@@ -283,7 +283,7 @@ async fn alone(cache: &Cache, monitor: &Arc<dyn Monitor>, shutdown: &Shutdown) -
 }
 
 fn remember(context: &Context, located: &Located, repository: RepositoryId, head: &Head) -> platform::Result<()> {
-    let heads = Heads::new(&heads_folder(context))?;
+    let heads = context.heads()?;
     heads.save(repository, head)?;
     heads.save_repository_at(&located.fingerprint, repository)
 }
@@ -373,11 +373,6 @@ fn check_roots(set: &SetName, before: &[Root], now: &Roots, options: &SendOption
     let list = |roots: &[Root]| roots.iter().map(|root| root.source.clone()).collect::<Vec<_>>().join(", ");
     let message = format!("set `{set}` was made of {}, and now of {}", list(before), list(&now.described()));
     Err(Error::usage(message, "give another name with --set, or say --change-roots if it is meant"))
-}
-
-/// Where heads are remembered.
-pub fn heads_folder(context: &Context) -> PathBuf {
-    context.home.state().join("heads")
 }
 
 fn cache(context: &Context, repository: RepositoryId, set: &SetName) -> Result<Cache> {

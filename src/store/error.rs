@@ -77,7 +77,7 @@ pub enum Error {
         /// How much would have fitted.
         limit: u64,
     },
-    /// Chunks that a snapshot needs are not durably there; at most [`MISSING_ANSWER`](crate::store::repository::MISSING_ANSWER)
+    /// Chunks that a snapshot needs are not durably there; at most [`MAX_MISSING_IDS`](crate::model::limits::MAX_MISSING_IDS)
     /// of them.
     #[error("{} chunks that the snapshot needs are not there", .0.len())]
     Missing(Vec<ChunkId>),

@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Ids that one answer [`Error::Missing`] names at most: as many as one `missing` request asks for.
-pub const MISSING_ANSWER: usize = crate::model::limits::MAX_MISSING_IDS;
 /// Receipt, seal and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
 const RECEIPT_ROOM: usize = 1024;
 

@@ -3,11 +3,11 @@
 //! What comes from a record is hostile: depth, number of ids and lengths are bounded, and lists that repeat themselves run
 //! into the bound on ids instead of running for ever.
 
+use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::limits::{MAX_STREAM_DEPTH, MAX_STREAM_IDS};
 use crate::model::{ChunkId, Record, Stream};
 use crate::store::error::{Error, Result};
 use crate::store::packs::{LOOKUP_BATCH, Packs, PlainReader};
-use crate::store::repository::MISSING_ANSWER;
 use std::collections::BTreeSet;
 
 /// Chunks of a manifest with all its lists: 4 Mi of the smallest cut are 256 GiB.
@@ -39,7 +39,7 @@ pub(crate) fn check_shape(record: &Record) -> Result<()> {
 }
 
 /// The chunks that a record needs and that no durable pack holds: the streams' own chunks and lists, and every ref. At most
-/// [`MISSING_ANSWER`] of them, sorted.
+/// [`MAX_MISSING_IDS`] of them, sorted.
 pub(crate) fn missing(packs: &Packs, record: &Record) -> Result<Vec<ChunkId>> {
     let mut walk = Walk::new(packs, false);
     walk.stream(&record.manifest)?;
@@ -47,7 +47,7 @@ pub(crate) fn missing(packs: &Packs, record: &Record) -> Result<Vec<ChunkId>> {
     walk.stream(&record.refs)?;
     walk.look_up()?;
     let mut missing: Vec<_> = walk.missing.into_iter().collect();
-    missing.truncate(MISSING_ANSWER);
+    missing.truncate(MAX_MISSING_IDS);
     Ok(missing)
 }
 
@@ -133,7 +133,7 @@ impl<'a> Walk<'a> {
     }
 
     fn full(&self) -> bool {
-        self.missing.len() >= MISSING_ANSWER
+        self.missing.len() >= MAX_MISSING_IDS
     }
 
     fn need(&mut self, id: ChunkId) -> Result<()> {
