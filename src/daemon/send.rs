@@ -25,6 +25,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Times that the list of files is sent before its loss is believed.
+const MAX_TRIES: u32 = 4;
+/// Pause between them.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often it is looked whether another backup of the same set has ended.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
@@ -213,10 +217,24 @@ async fn agree(
         changes: plan.changes,
         bytes_to_send: plan.bytes_to_read,
     };
-    // A plan that cannot be read to its end fails in the engine, with the reason; here it only ends the list.
-    let entries = plan.entries_to_read()?.map_while(std::result::Result::ok);
+    let asking = async {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // A plan that cannot be read to its end fails in the engine, with the reason; here it only ends the list.
+            let entries = plan.entries_to_read()?.map_while(std::result::Result::ok);
+            match client.prepare_upload(&header, Box::new(entries)).await {
+                // The key in the header keeps a request whose answer was lost from asking the person twice.
+                Err(error) if error.is_transient() && tries < MAX_TRIES => {
+                    tracing::debug!(%error, tries, "the list of files is sent again");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                answer => return answer.map_err(Error::from),
+            }
+        }
+    };
     let answer = tokio::select! {
-        answer = client.prepare_upload(&header, Box::new(entries)) => answer?,
+        answer = asking => answer?,
         () = shutdown.stopped() => return Err(Error::Stopped),
     };
     retrieve::opened(client, answer, &located.alias, monitor, shutdown).await
