@@ -257,7 +257,7 @@ impl Work<'_> {
             size::duration(began.elapsed()),
         ));
         if faults > 0 {
-            output.talk(&format!("{} things went wrong; they are listed above", size::count(faults)));
+            output.talk(&format!("{} went wrong, as listed above", size::things(faults)));
         }
         Ok(ExitStatus::with_faults(faults))
     }

@@ -127,7 +127,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let id = report.snapshot.short();
     output.say(&format!("to get it back: lan-backup restore {} {id} --to DIR", quoted(&args.device)));
     if faults > 0 {
-        output.talk(&format!("{} things could not be backed up; they are listed above", size::count(faults)));
+        output.talk(&format!("{} could not be backed up, as listed above", size::things(faults)));
     }
     Ok(ExitStatus::with_faults(faults))
 }

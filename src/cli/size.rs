@@ -12,6 +12,11 @@ pub fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
 }
 
+/// A count of things that went wrong.
+pub fn things(number: u64) -> String {
+    if number == 1 { "1 thing".to_owned() } else { format!("{} things", count(number)) }
+}
+
 /// Bytes a second; empty for a time too short to tell.
 pub fn rate(bytes_moved: u64, time: Duration) -> String {
     let seconds = time.as_secs_f64();
