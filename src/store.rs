@@ -17,12 +17,15 @@
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
+//! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
 pub mod error;
 pub mod folder_shelf;
+pub mod health;
 mod index;
 pub mod layout;
 pub mod local_vault;
+pub mod marks;
 pub mod owner_log;
 pub mod pack;
 pub mod pack_writer;
@@ -31,6 +34,7 @@ mod pending;
 mod records;
 pub mod recovery;
 pub mod repository;
+pub mod scrub;
 mod sealed;
 pub mod shelf;
 mod stream;
@@ -52,7 +56,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::{Error, Result};
 pub use folder_shelf::FolderShelf;
+pub use health::Health;
 pub use local_vault::LocalVault;
+pub use marks::Mark;
 pub use pack_writer::PackWriter;
 pub use recovery::RecoveryReport;
 pub use repository::Repository;

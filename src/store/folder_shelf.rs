@@ -126,6 +126,17 @@ impl Shelf for FolderShelf {
         fs::remove_file(&path)?;
         path.parent().map_or(Ok(()), fs::sync_dir)
     }
+
+    /// Reads nothing, so that an object on a bad sector can be moved, too.
+    fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        if let Some(folder) = to.parent() {
+            ensure(&self.durable, &self.folder, folder)?;
+        }
+        fs::rename(&from, &to)?;
+        // The new name first: cut in between, the object has both or the old one.
+        [&to, &from].into_iter().filter_map(|path| path.parent()).try_for_each(fs::sync_dir)
+    }
 }
 
 /// Makes `folder` and those above it, up to `root`, and makes them survive a power cut; once for each in a process.
@@ -240,6 +251,21 @@ mod tests {
         draft.append(b"bytes").unwrap();
         draft.keep(&name("packs/ab/x")).unwrap_err();
         assert_eq!(fs::read_dir(&shelf.staging.folder).unwrap(), [STAGING_LOCK]);
+    }
+
+    #[test]
+    fn an_object_is_moved_whole_into_a_folder_that_was_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, _) = FolderShelf::open(folder.path()).unwrap();
+        shelf.put(&name("packs/ab/x"), b"bytes").unwrap();
+        shelf.put(&name("quarantine/packs/ab/y"), b"in the way").unwrap();
+        for to in ["trash/packs/ab/x", "quarantine/packs/ab/y"] {
+            shelf.rename(&name("packs/ab/x"), &name(to)).unwrap();
+            assert!(shelf.list(&name("packs")).unwrap().is_empty());
+            assert_eq!(shelf.get(&name(to)).unwrap(), b"bytes");
+            shelf.rename(&name(to), &name("packs/ab/x")).unwrap();
+        }
+        assert!(shelf.rename(&name("packs/ab/z"), &name("packs/ab/q")).unwrap_err().is_not_found());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::platform::clock::Clock;
 use crate::platform::lock::Lock;
 use crate::signer::{self, SigningKey};
 use crate::store::error::{Error, Result};
+use crate::store::health::Health;
 use crate::store::index::Index;
 use crate::store::layout::{self, FORMAT, LOCKS};
 use crate::store::owner_log::{self, OwnerLog};
@@ -230,6 +231,11 @@ impl Repository {
     /// Bytes of all packs, those that are not durable yet included.
     pub fn stored_bytes(&self) -> Result<u64> {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
+    }
+
+    /// How it is, as far as that is known without reading it anew.
+    pub fn health(&self) -> Result<Health> {
+        Health::load(&*self.packs.shelf)
     }
 
     fn lock(&self, name: &str) -> PathBuf {

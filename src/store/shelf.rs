@@ -40,6 +40,14 @@ pub trait Shelf: Send + Sync + fmt::Debug {
 
     /// Deletes an object; fine when there is none.
     fn delete(&self, name: &ObjectName) -> Result<()>;
+
+    /// Gives an object another name, replacing what has that; when this has returned, it survives a power cut. At no moment
+    /// has it neither name.
+    fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let bytes = self.get(from)?;
+        self.put(to, &bytes)?;
+        self.delete(from)
+    }
 }
 
 /// An object being written.
