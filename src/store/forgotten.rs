@@ -6,7 +6,9 @@
 use crate::model::{Forgotten, SnapshotId};
 use crate::store::error::{Error, Result};
 use crate::store::layout;
-use crate::store::sealed::{seal, unseal};
+#[cfg(test)]
+use crate::store::sealed::seal;
+use crate::store::sealed::unseal;
 use crate::store::shelf::Shelf;
 use jiff::Timestamp;
 use std::collections::HashMap;
