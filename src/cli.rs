@@ -13,6 +13,7 @@ pub mod pair;
 pub mod pending;
 pub mod pin;
 pub mod progress;
+pub mod prune;
 pub mod restore;
 pub mod retention;
 pub mod sample;
@@ -24,6 +25,7 @@ pub mod snapshots;
 pub mod status;
 pub mod trust;
 pub mod try_out;
+pub mod undelete;
 pub mod unpair;
 
 use crate::cli::output::{Output, Style, Talk};
@@ -101,6 +103,8 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Retention(retention::Args),
+    Prune(prune::Args),
+    Undelete(undelete::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -179,6 +183,8 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
+        Command::Prune(args) => prune::run(&globals, args, &output, shutdown).await,
+        Command::Undelete(args) => unless_stopped(shutdown, undelete::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -12,6 +12,7 @@ use crate::platform::random;
 use crate::platform::{Context, Result};
 use crate::store::layout::{LOCKS, ObjectName, STAGING};
 use crate::store::shelf::{Draft, Object, Shelf};
+use jiff::Timestamp;
 use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -145,6 +146,10 @@ impl Shelf for FolderShelf {
         self.disk.rename(&from, &to)?;
         // The new name first: cut in between, the object has both or the old one.
         [&to, &from].into_iter().filter_map(|path| path.parent()).try_for_each(|folder| self.disk.sync_dir(folder))
+    }
+
+    fn written_at(&self, name: &ObjectName) -> Result<Option<Timestamp>> {
+        self.disk.written_at(&self.path(name))
     }
 }
 

@@ -8,6 +8,7 @@ mod engine;
 mod hostile_manifest;
 mod model_based;
 mod power_cut;
+mod prune;
 mod remote_engine;
 mod store_commit;
 mod store_crash;
