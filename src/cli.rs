@@ -23,6 +23,7 @@ pub mod status;
 pub mod trust;
 pub mod try_out;
 pub mod unpair;
+pub mod verify;
 
 use crate::cli::output::{Output, Style, Talk};
 use crate::cli::settings::Globals;
@@ -98,6 +99,7 @@ enum Command {
     Ls(ls::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Verify(verify::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -175,6 +177,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -17,6 +17,7 @@
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
+//! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
 pub mod error;
@@ -24,10 +25,12 @@ pub mod folder_shelf;
 pub mod health;
 mod index;
 pub mod layout;
+mod lists;
 pub mod local_vault;
 pub mod marks;
 pub mod owner_log;
 pub mod pack;
+mod pack_look;
 pub mod pack_writer;
 mod packs;
 mod pending;
@@ -38,6 +41,7 @@ pub mod scrub;
 mod sealed;
 pub mod shelf;
 mod stream;
+pub mod verify;
 
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
 use crate::platform::clock::Clock;
@@ -49,7 +53,7 @@ use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,11 +92,20 @@ struct Inner {
     repositories: Mutex<Known>,
 }
 
+/// What keeps a repository from being used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The file at fault, as far as it is one; its path in the store.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Not tried again while this process lives.
-    unusable: BTreeSet<RepositoryId>,
+    /// Not tried again while this process lives; with what is wrong.
+    unusable: BTreeMap<RepositoryId, Unusable>,
 }
 
 impl fmt::Debug for Store {
@@ -144,6 +157,17 @@ impl Store {
         self.inner.id
     }
 
+    /// Whether `store.json` is still what it was when the store was opened; what is wrong otherwise.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        let path = self.inner.folder.join(STORE_FILE);
+        let file: StoreFile = load(&path)?;
+        if file.id == self.inner.id.to_string() {
+            Ok(())
+        } else {
+            Err(Error::damaged(&path.display(), &"it is another's"))
+        }
+    }
+
     /// Where it lies.
     pub fn folder(&self) -> &Path {
         &self.inner.folder
@@ -167,6 +191,12 @@ impl Store {
         }
         self.inner.refresh();
         self.inner.known().open.get(id).cloned()
+    }
+
+    /// Repositories that cannot be used.
+    pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
+        self.inner.refresh();
+        self.inner.known().unusable.clone()
     }
 
     /// The repository that belongs to a device now; the one it came to own last, should there be several.
@@ -218,6 +248,23 @@ impl Store {
     }
 }
 
+impl Unusable {
+    fn new(store: &Path, id: &RepositoryId, error: &Error) -> Self {
+        let folder = format!("{REPOSITORIES}/{id}");
+        let (name, problem) = match error {
+            Error::Damaged { name, problem } => (name.clone(), problem.clone()),
+            other => (String::new(), other.to_string()),
+        };
+        // Names of objects lie in the repository; files that are read by path name all of it.
+        let path = match Path::new(&name).strip_prefix(store) {
+            Ok(path) => path.display().to_string(),
+            Err(_) if name.is_empty() => folder,
+            Err(_) => format!("{folder}/{name}"),
+        };
+        Self { path, problem }
+    }
+}
+
 fn newest_owned(repositories: Vec<Arc<Repository>>, owner: &Fingerprint) -> Option<Arc<Repository>> {
     let since = |repository: &Repository| match repository.owner_log().pop() {
         Some(OwnerEvent::Create { at, .. } | OwnerEvent::Adopt { at, .. } | OwnerEvent::Rotate { at, .. }) => Some(at),
@@ -247,7 +294,7 @@ impl Inner {
         let all = self.folder.join(REPOSITORIES);
         for name in fs::read_dir(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
-            if known.open.contains_key(&id) || known.unusable.contains(&id) {
+            if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
                 continue;
             }
             match self.open(&all.join(name), id, report) {
@@ -258,7 +305,7 @@ impl Inner {
                 // One bad repository does not hide the others.
                 Err(error) => {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
-                    known.unusable.insert(id);
+                    known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
                 }
             }
@@ -290,12 +337,17 @@ impl Inner {
 
 /// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
 fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    parse(path, fs::read(path)?)
+}
+
+/// The same of bytes that were read already.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(fs::read(path)?).map_err(|error| damaged(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
     let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
     let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
     if found > FORMAT {

@@ -17,7 +17,7 @@ use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
 use crate::store::pending::Pending;
-use crate::store::records::Records;
+use crate::store::records::{All, Records};
 use crate::store::recovery::RecoveryReport;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
@@ -57,7 +57,7 @@ impl Config {
 pub struct Repository {
     config: Config,
     folder: PathBuf,
-    packs: Arc<Packs>,
+    pub(crate) packs: Arc<Packs>,
     records: Records,
     owners: OwnerLog,
     syncer: Mutex<Option<JoinHandle<()>>>,
@@ -233,12 +233,30 @@ impl Repository {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
     }
 
+    /// Reads `config.json` again.
+    pub(crate) fn check_config(&self) -> Result<()> {
+        let bytes = self.packs.shelf.get(&layout::config())?;
+        let config: Config = crate::store::parse(Path::new(layout::config().as_str()), bytes)?;
+        let same = config.id == self.config.id && config.chunker == self.config.chunker;
+        if same { Ok(()) } else { Err(Error::damaged(&layout::config(), &"it belongs to another repository")) }
+    }
+
+    /// Reads the owner log again, from its first event.
+    pub(crate) fn check_owners(&self) -> Result<()> {
+        self.owners.read_anew()
+    }
+
+    /// Reads all records from the disk again.
+    pub(crate) fn read_records_anew(&self) -> Result<All> {
+        Records::new(self.config.id, Arc::clone(&self.packs.shelf)).all()
+    }
+
     /// How it is, as far as that is known without reading it anew.
     pub fn health(&self) -> Result<Health> {
         Health::load(&*self.packs.shelf)
     }
 
-    fn lock(&self, name: &str) -> PathBuf {
+    pub(crate) fn lock(&self, name: &str) -> PathBuf {
         self.folder.join(LOCKS).join(name)
     }
 
