@@ -6,6 +6,7 @@
 pub mod completions;
 pub mod devices;
 pub mod face;
+pub mod keep;
 pub mod ls;
 pub mod output;
 pub mod pair;
@@ -13,6 +14,7 @@ pub mod pending;
 pub mod pin;
 pub mod progress;
 pub mod restore;
+pub mod retention;
 pub mod sample;
 pub mod send;
 pub mod serve;
@@ -100,6 +102,7 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Verify(verify::Args),
+    Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -178,6 +181,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
         Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
+        Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

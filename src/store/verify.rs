@@ -203,8 +203,9 @@ pub(crate) fn look(
     let rebuilt_index = packs.index.compare(&pass.summaries)?;
     let mut gone = lost(packs, &pass.bad)?;
     let mut looked: BTreeSet<PackId> = pass.bad.iter().map(|bad| bad.id).chain(pass.whole.iter().copied()).collect();
+    let kept: Vec<_> = small.good.iter().filter(|k| !small.forgotten.contains(&k.info.id)).cloned().collect();
     let lacks = loop {
-        let (lacks, suspects) = lacks(packs, &small.good, &gone, monitor, shutdown)?;
+        let (lacks, suspects) = lacks(packs, &kept, &gone, monitor, shutdown)?;
         // A pack that could not give a list is read whole, and then the lists are looked at once more.
         let new: Vec<_> = suspects.difference(&looked).map(|id| (*id, Depth::Data)).collect();
         if new.is_empty() {
@@ -343,7 +344,9 @@ impl Looked {
     fn lost_records(&self, repository: &Repository) -> Vec<DamagedSnapshot> {
         let damaged = self.small.bad.iter().filter_map(|(name, _)| layout::record_parts(name));
         let aside = self.small.set_aside.iter().map(|(id, (sequence, _))| (*sequence, *id));
-        let there = |id: &SnapshotId| self.small.good.iter().any(|kept| kept.info.id == *id);
+        let there = |id: &SnapshotId| {
+            self.small.forgotten.contains(id) || self.small.good.iter().any(|kept| kept.info.id == *id)
+        };
         let lost: BTreeSet<(u64, SnapshotId)> = damaged.chain(aside).filter(|(_, id)| !there(id)).collect();
         let snapshot = |(sequence, snapshot)| DamagedSnapshot {
             repository: repository.id(),

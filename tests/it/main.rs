@@ -4,9 +4,11 @@
 
 mod bit_rot;
 mod cli;
+mod disk_faults;
 mod engine;
 mod hostile_manifest;
 mod model_based;
+mod power_cut;
 mod remote_engine;
 mod store_commit;
 mod store_crash;

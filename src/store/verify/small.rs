@@ -29,6 +29,8 @@ pub(crate) struct Small {
     pub(crate) good: Vec<Arc<Kept>>,
     /// Records that are not.
     pub(crate) bad: Vec<(ObjectName, Error)>,
+    /// Snapshots that a rule has let go: nothing is owed to them any more.
+    pub(crate) forgotten: HashSet<SnapshotId>,
     /// Records that were not, and lie aside: their sequence, and what they were called.
     pub(crate) set_aside: SetAside,
 }
@@ -60,6 +62,14 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     for kept in good.iter().filter(|kept| !signers.contains(&kept.record.signer)) {
         add(&name_of(kept), &"it is signed by a key that does not belong to this repository");
     }
+    // A damaged mark still hides its snapshot: what is in doubt is not shown as there.
+    let mut forgotten = HashSet::new();
+    for id in repository.packs.shelf.list(&layout::forgotten())?.iter().filter_map(layout::forgotten_id) {
+        forgotten.insert(id);
+        if let Err(error) = repository.forgotten.load(&id) {
+            add(&layout::forgotten_mark(&id), &told(&error));
+        }
+    }
     let set_aside = set_aside(repository)?;
     chain(&good, &bad, &set_aside, &mut add);
     for name in repository.packs.shelf.list(&layout::marks())? {
@@ -70,7 +80,7 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     if scrub::ScrubState::read(&*repository.packs.shelf)?.is_none() {
         small.notes.push(format!("`{}` is damaged; packs will be read anew sooner than needed", layout::scrub()));
     }
-    Ok(Small { good, bad, set_aside, ..small })
+    Ok(Small { good, bad, set_aside, forgotten, ..small })
 }
 
 /// Each record follows the one before it, and came after it.
