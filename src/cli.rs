@@ -8,6 +8,7 @@ pub mod devices;
 pub mod diff;
 pub mod face;
 pub mod find;
+pub mod keep;
 pub mod ls;
 pub mod output;
 pub mod pair;
@@ -15,6 +16,7 @@ pub mod pending;
 pub mod pin;
 pub mod progress;
 pub mod restore;
+pub mod retention;
 pub mod sample;
 pub mod send;
 pub mod serve;
@@ -102,6 +104,7 @@ enum Command {
     Diff(diff::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -181,6 +184,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -12,6 +12,7 @@
 //! | [`send`] | a backup, from end to end |
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
 //! | [`look`] | what is in snapshots, and what is different between them |
+//! | [`pruning`] | which keep rules hold for what is kept here |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
 pub mod context;
@@ -21,6 +22,7 @@ pub mod join;
 pub mod keep_alive;
 pub mod locate;
 pub mod look;
+pub mod pruning;
 pub mod retrieve;
 pub mod send;
 pub mod service;
