@@ -80,7 +80,7 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     if scrub::ScrubState::read(&*repository.packs.shelf)?.is_none() {
         small.notes.push(format!("`{}` is damaged; packs will be read anew sooner than needed", layout::scrub()));
     }
-    Ok(Small { good, bad, set_aside, forgotten, ..small })
+    Ok(Small { good, bad, forgotten, set_aside, ..small })
 }
 
 /// Each record follows the one before it, and came after it.
