@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(debt.left(pace.grace), pace.grace, "quick at first is no licence to dawdle");
         debt.waited(second * 15);
         debt.moved(10 * pace.bytes_per_second, &pace);
-        assert_eq!(debt.left(pace.grace), pace.grace - second * 5);
+        assert_eq!(debt.left(pace.grace) + second * 5, pace.grace);
         debt.waited(second * 16);
         assert_eq!(debt.left(pace.grace), Duration::ZERO);
         debt.moved(u64::MAX, &pace);

@@ -82,7 +82,7 @@ async fn dribbler(live: &Live, number: usize, paired: &Device) {
                 tls,
                 b"GET /api/localsend/v2/info HTTP/1.1\r\nhost: somewhere\r\nx: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
             )
-            .await
+            .await;
         }
         3 => {
             // The head at once, the body never.
