@@ -26,6 +26,8 @@ pub(crate) struct Faults {
     pub(crate) end_in: Option<u64>,
     /// So many of a thousand calls fail.
     pub(crate) errors_per_mille: u64,
+    /// A sync that failed says that it worked. For a control.
+    pub(crate) failed_syncs_lie: bool,
     /// No more bytes fit.
     pub(crate) capacity: Option<u64>,
     /// Syncing a folder says that it was done. For controls: something must be lost then.
@@ -147,6 +149,12 @@ impl SimulatedDisk {
     pub(crate) fn set_faults(&self, faults: Faults) {
         let mut state = self.state();
         (state.faults, state.calls) = (faults, 0);
+    }
+
+    /// Calls so far, and how many of them failed.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.calls, state.failed)
     }
 
     /// Whether it has come to its end.
@@ -295,6 +303,18 @@ impl Disk for SimulatedDisk {
         })
     }
 
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        self.act("delete folder", path, |state| {
+            let (folder, name) = self.parent(state, path)?;
+            let number = state.tree.find(folder, name)?.ok_or(ErrorKind::NotFound)?;
+            if !state.tree.list(number)?.is_empty() {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            state.tree.remove(folder, name);
+            std::fs::remove_dir_all(path)
+        })
+    }
+
     fn remove_dir_all(&self, path: &Path) -> Result<()> {
         self.act("delete folder", path, |state| {
             let Some((folder, name)) = there(self.parent(state, path))? else { return Ok(()) };
@@ -316,7 +336,7 @@ impl Disk for SimulatedDisk {
         let result = match state.fate() {
             Ok(Fate::Failed) => {
                 state.tree.fail_to_sync_folder(folder);
-                Err(failed())
+                if state.faults.failed_syncs_lie { Ok(()) } else { Err(failed()) }
             }
             Ok(fate) => {
                 let last = matches!(fate, Fate::Last);
@@ -398,7 +418,7 @@ impl DiskFile for Open {
         match fate {
             Fate::Failed => {
                 file.fail_to_sync(&mut state.dice);
-                Err(failed())
+                if state.faults.failed_syncs_lie { Ok(()) } else { Err(failed()) }
             }
             Fate::Last => Err(over()),
             Fate::Done => {
