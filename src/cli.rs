@@ -6,6 +6,7 @@
 pub mod completions;
 pub mod devices;
 pub mod face;
+pub mod keep;
 pub mod ls;
 pub mod output;
 pub mod pair;
@@ -13,6 +14,7 @@ pub mod pending;
 pub mod pin;
 pub mod progress;
 pub mod restore;
+pub mod retention;
 pub mod sample;
 pub mod send;
 pub mod serve;
@@ -98,6 +100,7 @@ enum Command {
     Ls(ls::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -175,6 +178,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -12,6 +12,7 @@
 //! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
 //! | `index` | which chunk is in which pack: a cache |
 //! | `records`, `stream` | snapshots, and whether everything is there that one needs |
+//! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
@@ -22,6 +23,7 @@
 mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
+mod forgotten;
 pub mod health;
 mod index;
 pub mod layout;
@@ -32,9 +34,11 @@ pub mod pack;
 pub mod pack_writer;
 mod packs;
 mod pending;
+pub mod prune;
 mod records;
 pub mod recovery;
 pub mod repository;
+pub mod retention;
 pub mod scrub;
 mod sealed;
 pub mod shelf;
@@ -225,16 +229,7 @@ impl Store {
     /// The repositories that a person may have meant: by an alias of its owner (whatever the case), or by the beginning of
     /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
     pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
-        let lower = text.to_lowercase();
-        let matches = |repository: &Arc<Repository>| {
-            let by_id = text.len() >= 4 && repository.id().to_string().starts_with(&lower);
-            by_id
-                || repository.owner_log().iter().any(|event| {
-                    event.fingerprint().begins_with(text)
-                        || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
-                })
-        };
-        self.repositories().into_iter().filter(matches).collect()
+        self.repositories().into_iter().filter(|repository| repository.answers_to(text)).collect()
     }
 }
 
