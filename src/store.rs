@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
+//! | [`shelf`], [`folder_shelf`], `durable_folders` | the seam below: whole objects under checked names |
 //! | [`layout`] | what objects are called, numbers of the format |
 //! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
 //! | `index` | which chunk is in which pack: a cache |
@@ -21,6 +21,7 @@
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
+mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
 mod forgotten;
@@ -109,8 +110,10 @@ pub struct Unusable {
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Not tried again while this process lives; with what is wrong.
+    /// Damaged; not tried again while this process lives. With what is wrong.
     unusable: BTreeMap<RepositoryId, Unusable>,
+    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Option<Error>,
 }
 
 impl fmt::Debug for Store {
@@ -157,7 +160,9 @@ impl Store {
         } else {
             let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
             let file = to_sealed_json(&StoreFile { format: FORMAT, id: id.to_string() })?;
-            durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes())?;
+            let saved = durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes());
+            // It may have its name, and yet not survive: as if it had never been there.
+            saved.inspect_err(|_| drop(disk.remove_file(&path)))?;
             id
         };
         let repositories = Mutex::default();
@@ -227,6 +232,10 @@ impl Store {
         inner.scan(&mut known, &mut RecoveryReport::default())?;
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
+        }
+        if let Some(error) = known.failing.take() {
+            // It may be this device's own: a second one would hide its history.
+            return Err(error);
         }
         let id = RepositoryId::from_random(random::bytes());
         let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
@@ -298,6 +307,7 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
+        known.failing = None;
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
             if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
@@ -311,8 +321,12 @@ impl Inner {
                 // One bad repository does not hide the others.
                 Err(error) => {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
-                    known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
+                    if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
+                        known.failing = Some(error);
+                    } else {
+                        known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
+                    }
                 }
             }
         }
