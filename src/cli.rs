@@ -5,7 +5,9 @@
 
 pub mod completions;
 pub mod devices;
+pub mod diff;
 pub mod face;
+pub mod find;
 pub mod keep;
 pub mod ls;
 pub mod output;
@@ -27,6 +29,7 @@ pub mod trust;
 pub mod try_out;
 pub mod undelete;
 pub mod unpair;
+pub mod verify;
 
 use crate::cli::output::{Output, Style, Talk};
 use crate::cli::settings::Globals;
@@ -100,8 +103,11 @@ enum Command {
     Send(send::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
+    Find(find::Args),
+    Diff(diff::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Verify(verify::Args),
     Retention(retention::Args),
     Prune(prune::Args),
     Undelete(undelete::Args),
@@ -180,8 +186,11 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Send(args) => send::run(&globals, args, output, shutdown).await,
         Command::Snapshots(args) => unless_stopped(shutdown, snapshots::run(&globals, &args, &output)).await,
         Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
+        Command::Find(args) => unless_stopped(shutdown, find::run(&globals, &args, &output)).await,
+        Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Prune(args) => prune::run(&globals, args, &output, shutdown).await,
         Command::Undelete(args) => unless_stopped(shutdown, undelete::run(&globals, &args, &output)).await,

@@ -104,6 +104,9 @@ pub enum Error {
         /// How many chunks are missing, at least.
         missing: usize,
     },
+    /// The shutdown was given.
+    #[error("stopped")]
+    Stopped,
     /// The index, which is only a cache, can neither be used nor rebuilt.
     #[error("the index cannot be used")]
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -154,6 +157,7 @@ impl From<Error> for vault::Error {
             | Error::Closed
             | Error::Pruning
             | Error::Gone { .. }
+            | Error::Stopped
             | Error::NewerFormat { .. } => Self::Refused(error.to_string().into()),
             full if full.is_full() => Self::Full("the disk of the store is full".to_owned()),
             Error::NotDurable(_) | Error::Index(_) | Error::Platform(_) | Error::Full => {

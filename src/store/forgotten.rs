@@ -80,7 +80,8 @@ impl ForgottenMarks {
         Ok(())
     }
 
-    fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
+    /// One mark, read from the disk.
+    pub(crate) fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
         let object = match self.shelf.open(name) {
             Err(error) if error.is_not_found() => return Ok(None),
             other => other?,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::unnecessary_debug_formatting, reason = "names in here are not UTF-8, and escaped they can be read")]
 
+mod bit_rot;
 mod cli;
 mod disk_faults;
 mod engine;
@@ -9,6 +10,7 @@ mod hostile_manifest;
 mod model_based;
 mod power_cut;
 mod prune;
+mod prune_race;
 mod remote_engine;
 mod store_commit;
 mod store_crash;
