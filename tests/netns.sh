@@ -14,7 +14,7 @@ said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 skipped=
 
-for part in ${@:-backup finding changes naming diagnose}; do
+for part in ${@:-backup finding changes naming}; do
     "$here/$part.sh" >"$said" || { cat "$said"; exit 1; }
     cat "$said"
     ! tail -n 1 "$said" | grep -q ^SKIPPED || skipped="$skipped $part"

@@ -6,7 +6,6 @@
 
 use crate::discovery::Found;
 use crate::discovery::asker::{ANYBODY, NATIVE, Outcome, Way, ask};
-use crate::discovery::registry::SEEN_FOR;
 use crate::discovery::scan::{self, Extent};
 use crate::discovery::selector::{Place, Selector};
 use crate::discovery::state::State;
@@ -51,7 +50,6 @@ pub(crate) async fn prove(state: &State) -> Vec<Device> {
     let mut questions = Vec::new();
     {
         let registry = state.registry();
-        let any_time = since.checked_sub(SEEN_FOR).unwrap_or(since);
         for device in registry.unproved(since) {
             questions.extend(device.addresses.first().map(|at| (*at, ways_to(&device), device.fingerprint)));
         }
@@ -59,7 +57,7 @@ pub(crate) async fn prove(state: &State) -> Vec<Device> {
         for device in registry.proved_before(just_now, since) {
             questions.extend(device.addresses.iter().map(|at| (*at, ways_to(&device), device.fingerprint)));
         }
-        for device in registry.cloned(any_time, since) {
+        for device in registry.suspected_clones(since) {
             questions.extend(device.addresses.iter().map(|at| (*at, ways_to(&device), None)));
         }
     }

@@ -69,16 +69,16 @@ impl Entry {
         self.seen.iter().any(|seen| seen.proved)
     }
 
-    /// Addresses behind which different runs of the program were, each of which stays: one of every run, the newest first.
-    /// One run is one device, however many addresses it has.
-    fn runs(&self) -> Vec<&Seen> {
+    /// One address of every run of the program, of those runs that stay; the newest first. One run is one device, however many
+    /// addresses it has.
+    fn runs(&self) -> Vec<SocketAddr> {
         let mut runs: Vec<&Seen> = Vec::new();
-        for seen in self.seen.iter().filter(|seen| seen.proved && !seen.transient && seen.instance != 0) {
+        for seen in self.seen.iter().filter(|seen| !seen.transient && seen.instance != 0) {
             if runs.iter().all(|other| other.instance != seen.instance) {
                 runs.push(seen);
             }
         }
-        runs
+        runs.iter().map(|seen| seen.address).collect()
     }
 
     fn last_seen(&self) -> Option<Instant> {
@@ -260,16 +260,24 @@ impl Registry {
         self.present(now).filter(|(_, entry)| is_old(entry)).map(|(key, entry)| device(key, &entry)).collect()
     }
 
-    /// Devices of which several runs of the program answered at `since` or later, each with one address of every run: one
-    /// identity on several machines. With an early `since` that is a suspicion only, because a device that was started anew
-    /// elsewhere leaves its old address behind.
+    /// Devices of which several runs of the program proved themselves at `since` or later, each with one address of every run:
+    /// one identity on several machines.
     pub fn cloned(&self, since: Instant, now: Instant) -> Vec<Device> {
-        let runs_of = |(key, mut entry): (&Key, Entry)| {
-            entry.seen.retain(|seen| seen.at >= since);
-            let addresses: Vec<SocketAddr> = entry.runs().iter().map(|seen| seen.address).collect();
+        self.with_several_runs(now, |seen| seen.proved && seen.at >= since)
+    }
+
+    /// Devices that may be [`cloned`](Self::cloned), or were started anew and left an old address behind, or are lied about.
+    pub fn suspected_clones(&self, now: Instant) -> Vec<Device> {
+        self.with_several_runs(now, |_| true)
+    }
+
+    fn with_several_runs(&self, now: Instant, counts: impl Fn(&Seen) -> bool) -> Vec<Device> {
+        let several = |(key, mut entry): (&Key, Entry)| {
+            entry.seen.retain(&counts);
+            let addresses = entry.runs();
             (addresses.len() > 1).then(|| Device { addresses, ..device(key, &entry) })
         };
-        self.present(now).filter_map(runs_of).collect()
+        self.present(now).filter_map(several).collect()
     }
 
     /// Devices that only a datagram spoke of, and nobody could reach yet.
@@ -477,7 +485,8 @@ mod tests {
         registry.prove(&command, Some(print(1)), at("10.0.0.1:9"), now).unwrap();
         registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.5:1"), now).unwrap();
         registry.claim(&run(66), at("10.0.0.66:1"), now);
-        assert_eq!(registry.cloned(now, now), [], "commands, silence and claims say nothing");
+        assert_eq!(registry.cloned(now, now), [], "commands, silence and claims prove nothing");
+        assert_eq!(registry.suspected_clones(now).len(), 1, "but a claim is looked into");
         registry.prove(&run(8), Some(print(1)), at("10.0.0.3:1"), now + SECOND).unwrap();
         let [cloned] = <[Device; 1]>::try_from(registry.cloned(now, now + SECOND)).unwrap();
         assert_eq!(cloned.addresses, [at("10.0.0.3:1"), at("10.0.0.2:1")]);

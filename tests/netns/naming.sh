@@ -43,6 +43,7 @@ must_see c $WAIT "unique local addresses alone" alpha beta
 stop b
 
 # 3. A device on the neighbouring subnet: the router hands no multicast on, its address does.
+for host in a b c; do ip -n "$lab-$host" -6 addr flush dev eth0; done
 n=1
 for host in a c; do
     ip -n "$lab-$host" addr add "10.77.3.$n/24" dev eth0
