@@ -78,7 +78,7 @@ pub async fn run<V: Vault>(
         };
         again = match (error, again) {
             (error, Again::Everything) => return Err(error),
-            (Error::Vault(vault::Error::Missing(ids)), before) => context.heal(&ids, before),
+            (Error::Vault(vault::Error::Missing(ids)), before) => context.heal(&ids, &before),
             (Error::List, _) => {
                 context.options.cache.iter().try_for_each(Cache::clear)?;
                 Again::Everything
@@ -100,7 +100,7 @@ struct Context {
 impl Context {
     /// What to read again for chunks that are gone. The vault names no more than so many at once: then all files are read, and so
     /// they are when it comes back for more a second time.
-    fn heal(&self, missing: &[ChunkId], before: Again) -> Again {
+    fn heal(&self, missing: &[ChunkId], before: &Again) -> Again {
         let count = missing.len();
         match before {
             Again::Nothing if count < MAX_MISSING_IDS => {

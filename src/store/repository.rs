@@ -202,7 +202,7 @@ impl Repository {
     }
 
     /// Packs that could not give what they should since the last time, and whether anything was set aside.
-    pub(crate) fn take_doubts(&self) -> (BTreeSet<PackId>, bool) {
+    pub fn take_doubts(&self) -> (BTreeSet<PackId>, bool) {
         let Doubts { packs, worried } =
             std::mem::take(&mut *self.doubts.lock().unwrap_or_else(PoisonError::into_inner));
         (packs, worried)
