@@ -130,8 +130,8 @@ impl Index {
     }
 
     /// Forgets packs that are about to go, each with its chunks; fine when one is not known.
-    pub(crate) fn remove(&self, packs: &[(PackId, Vec<ChunkId>)]) -> Result<()> {
-        self.ask(|open| remove(open, packs)).map(|_| ())
+    pub(crate) fn take_out(&self, packs: &[(PackId, Vec<ChunkId>)]) -> Result<()> {
+        self.ask(|open| take_out(open, packs)).map(|_| ())
     }
 
     /// All places where each of `ids` lies.
@@ -158,6 +158,19 @@ impl Index {
             return Ok(true);
         }
         Ok(rebuilt)
+    }
+
+    /// Drops packs that were moved away.
+    pub(crate) fn remove(&self, ids: &[PackId]) -> Result<()> {
+        let (known, _) = self.ask(|open| Ok(open.packs.clone()))?;
+        let numbers: Vec<i64> = known.iter().filter(|(_, pack)| ids.contains(&pack.id)).map(|(n, _)| *n).collect();
+        if numbers.is_empty() { Ok(()) } else { self.ask(|open| forget(open, &numbers, ids)).map(|_| ()) }
+    }
+
+    /// Deletes the file and makes another from the packs.
+    pub(crate) fn build_anew(&self) -> Result<()> {
+        let mut state = self.state();
+        self.rebuild(&mut state)
     }
 
     /// Adds packs, which must be durable.
@@ -318,7 +331,7 @@ fn add(open: &mut Open, packs: &[IndexedPack]) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn remove(open: &mut Open, packs: &[(PackId, Vec<ChunkId>)]) -> Result<(), Trouble> {
+fn take_out(open: &mut Open, packs: &[(PackId, Vec<ChunkId>)]) -> Result<(), Trouble> {
     let numbers: HashMap<PackId, i64> = open.packs.iter().map(|(number, row)| (row.id, *number)).collect();
     let known: Vec<_> = packs.iter().filter_map(|(id, chunks)| Some((*numbers.get(id)?, id, chunks))).collect();
     if known.is_empty() {

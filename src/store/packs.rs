@@ -55,8 +55,8 @@ impl Packs {
     ///
     /// A pack may have been replaced since its chunks were looked up; what it held is looked up once more.
     pub(crate) fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
-        let mut gone = HashSet::new();
-        let mut left = None;
+        let (mut gone, mut left) = (HashSet::new(), None);
+        let alone = ids.len() == 1;
         loop {
             let ids = left.as_deref().unwrap_or(ids);
             let wanted = match self.locate(ids, &gone) {
@@ -66,7 +66,7 @@ impl Packs {
                 }
                 other => other?,
             };
-            match self.deliver(wanted, each)? {
+            match self.deliver(wanted, alone, each)? {
                 None => return Ok(()),
                 Some((pack, rest)) => {
                     gone.insert(pack);
@@ -80,6 +80,7 @@ impl Packs {
     fn deliver(
         &self,
         wanted: BTreeMap<(PackId, u64), Wanted>,
+        alone: bool,
         each: &mut dyn FnMut(Block) -> ControlFlow<()>,
     ) -> Result<Option<(PackId, Vec<ChunkId>)>> {
         let mut open: Option<(PackId, Arc<dyn Object>)> = None;
@@ -99,11 +100,11 @@ impl Packs {
             };
             let ids = block.ids;
             let block = read(&*object, pack, offset, block.length, &ids)?;
-            let block = thinner.thin(block, &ids).map_err(|error| Error::Chunk {
-                chunk: ids[0],
-                pack,
-                problem: error.to_string(),
-            })?;
+            // One chunk alone is asked for by who could not use what came with others.
+            if alone {
+                codec::check_stored(&block).map_err(|error| damaged(pack, ids[0], &error))?;
+            }
+            let block = thinner.thin(block, &ids).map_err(|error| damaged(pack, ids[0], &error))?;
             open = Some((pack, object));
             if each(block).is_break() {
                 break;
@@ -180,6 +181,10 @@ impl Drop for AbandonOnPanic<'_> {
     fn drop(&mut self) {
         self.0.abandon();
     }
+}
+
+fn damaged(pack: PackId, chunk: ChunkId, error: &codec::Error) -> Error {
+    Error::Chunk { chunk, pack, problem: error.to_string() }
 }
 
 pub(crate) fn read(object: &dyn Object, pack: PackId, offset: u64, length: u64, wanted: &[ChunkId]) -> Result<Block> {

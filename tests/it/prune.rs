@@ -140,7 +140,9 @@ fn without_rules_nothing_is_ever_forgotten() {
         let report = prune(&repository, &keep);
         assert_eq!((report.forgotten.len(), report.thrown_away.packs), (0, 0));
     }
-    made.iter().for_each(|made| assert_whole(&repository, made));
+    for made in &made {
+        assert_whole(&repository, made);
+    }
 }
 
 #[test]

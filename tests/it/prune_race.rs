@@ -139,7 +139,9 @@ fn race(seed: u64) {
     let (_store, first, clock) = store_now(folder.path());
     // Half of the pool lies there and nobody needs it.
     let left: Vec<Bytes> = (0..POOL / 2).map(|n| noise(n, 700)).collect();
-    left.chunks(6).for_each(|chunks| put(&first, chunks).map(|_| ()).unwrap());
+    for chunks in left.chunks(6) {
+        put(&first, chunks).unwrap();
+    }
     first.sync().unwrap();
     clock.advance(10 * DAY);
     let all = Mutex::default();

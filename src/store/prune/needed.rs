@@ -52,7 +52,9 @@ impl Hasher for FirstBytes {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
     }
 
     fn write_u64(&mut self, number: u64) {
@@ -146,7 +148,7 @@ impl Walk<'_> {
         let key = (chunk, carry.len() as u8);
         if let Some(leaf) = self.needed.leaves.get(&key).filter(|leaf| leaf.need >= self.need) {
             let first = [carry.as_slice(), &leaf.head].concat();
-            *carry = leaf.tail.clone();
+            carry.clone_from(&leaf.tail);
             if !first.is_empty() {
                 self.needed.insert(&first, self.need);
             }

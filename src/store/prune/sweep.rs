@@ -133,7 +133,7 @@ impl<'a> Sweep<'a> {
                     };
                 }
                 if held {
-                    self.packs().index.remove(&[(pack, ids)])?;
+                    self.packs().index.take_out(&[(pack, ids)])?;
                     match self.packs().shelf.rename(&layout::pack(&pack), &layout::trashed(&pack, self.now)) {
                         // It was set aside meanwhile.
                         Err(error) if error.is_not_found() => continue,
@@ -246,7 +246,7 @@ impl<'a> Sweep<'a> {
         if lain >= TRASH_STAY {
             // Another process may have found it on the shelf in the moment in which it went, and added it once more.
             if !self.is_on_shelf(&trashed.pack)? {
-                self.packs().index.remove(&[(trashed.pack, ids)])?;
+                self.packs().index.take_out(&[(trashed.pack, ids)])?;
             }
             self.packs().shelf.delete(&trashed.name)?;
             self.report.deleted.add(length);
