@@ -121,6 +121,11 @@ impl Repository {
         owner_log::alias(&self.owners.events()).unwrap_or_else(|| Alias::new(""))
     }
 
+    /// The records here are signed by the device that keeps them, for one that cannot sign: a LocalSend app.
+    pub fn is_signed_by_receiver(&self) -> bool {
+        self.owners.is_signed_by_receiver()
+    }
+
     /// The keys (hex) whose records count here, oldest first.
     pub fn signers(&self) -> Vec<String> {
         self.owners.events().iter().map(|event| event.signer().to_owned()).collect()
