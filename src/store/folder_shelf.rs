@@ -4,8 +4,9 @@
 //! crash, and [`recovery`](crate::store::recovery) looks through it. Making such a folder and looking for old ones happen
 //! under one lock, so that a new folder is never taken for an old one.
 
-use crate::platform::durable::{Access, Staged};
-use crate::platform::fs::{self, Kind, OpenFile};
+use crate::platform::disk::{Access, Disk, RealDisk};
+use crate::platform::durable::Staged;
+use crate::platform::fs::Kind;
 use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::{Context, Result};
@@ -22,6 +23,7 @@ const STAGING_LOCK: &str = "lock";
 /// Objects as files below one folder.
 #[derive(Debug)]
 pub struct FolderShelf {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     staging: Staging,
     /// Folders that are known to survive a power cut, because this process has synced the ones above them.
@@ -31,23 +33,28 @@ pub struct FolderShelf {
 impl FolderShelf {
     /// A shelf in `folder`, which must exist, and the staging folders that dead processes left there.
     pub fn open(folder: &Path) -> Result<(Self, Vec<StaleStaging>)> {
+        Self::open_on(&(Arc::new(RealDisk) as Arc<dyn Disk>), folder)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(disk: &Arc<dyn Disk>, folder: &Path) -> Result<(Self, Vec<StaleStaging>)> {
         let all = folder.join(STAGING);
         let locks = folder.join(LOCKS);
-        fs::create_private_dir_all(&all)?;
-        fs::create_private_dir_all(&locks)?;
+        disk.create_dir_all(&all)?;
+        disk.create_dir_all(&locks)?;
         let _scanning = Lock::exclusive(&locks.join(STAGING))?;
         let mut stale = Vec::new();
-        for name in fs::read_dir(&all)? {
+        for (name, _) in disk.list(&all)? {
             let folder = all.join(name);
             // A process that ends deletes its own folder meanwhile; then there is no lock to take any more.
             let Ok(Some(lock)) = Lock::try_exclusive(&folder.join(STAGING_LOCK)) else { continue };
-            stale.push(StaleStaging { folder, _lock: lock });
+            stale.push(StaleStaging { disk: Arc::clone(disk), folder, _lock: lock });
         }
         let own = all.join(format!("{:016x}", u64::from_le_bytes(random::bytes())));
-        fs::create_dir(&own)?;
+        disk.create_dir(&own)?;
         let lock = Lock::exclusive(&own.join(STAGING_LOCK))?;
-        let staging = Staging { folder: own, _lock: lock };
-        Ok((Self { folder: folder.to_owned(), staging, durable: Arc::default() }, stale))
+        let staging = Staging { disk: Arc::clone(disk), folder: own, _lock: lock };
+        Ok((Self { disk: Arc::clone(disk), folder: folder.to_owned(), staging, durable: Arc::default() }, stale))
     }
 
     fn path(&self, name: &ObjectName) -> PathBuf {
@@ -55,7 +62,7 @@ impl FolderShelf {
     }
 
     fn walk(&self, name: &str, found: &mut Vec<ObjectName>) -> Result<()> {
-        let entries = match fs::read_dir_kinds(&self.folder.join(name)) {
+        let entries = match self.disk.list(&self.folder.join(name)) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
@@ -75,33 +82,35 @@ impl FolderShelf {
 /// A staging folder that a dead process left; locked, so that only one process looks through it.
 #[derive(Debug)]
 pub struct StaleStaging {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     _lock: Lock,
 }
 
 impl StaleStaging {
     /// What was being written when the process died.
-    pub fn drafts(&self) -> Result<Vec<OpenFile>> {
-        let mut names = fs::read_dir(&self.folder)?;
-        names.retain(|name| name != STAGING_LOCK);
-        names.iter().map(|name| OpenFile::open(&self.folder.join(name))).collect()
+    pub fn drafts(&self) -> Result<Vec<Arc<dyn Object>>> {
+        let mut names = self.disk.list(&self.folder)?;
+        names.retain(|(name, _)| name != STAGING_LOCK);
+        names.iter().map(|(name, _)| self.disk.open(&self.folder.join(name))).collect()
     }
 
     /// Deletes it with all that is in it.
     pub fn discard(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder)
+        self.disk.remove_dir_all(&self.folder)
     }
 }
 
 impl Shelf for FolderShelf {
     fn draft(&self) -> Result<Box<dyn Draft>> {
-        let staged = Staged::create_in(&self.staging.folder, Access::Private)?;
+        let disk = Arc::clone(&self.disk);
+        let staged = Staged::create_in(Arc::clone(&disk), &self.staging.folder, Access::Private)?;
         let (folder, durable) = (self.folder.clone(), Arc::clone(&self.durable));
-        Ok(Box::new(FileDraft { staged, folder, durable }))
+        Ok(Box::new(FileDraft { disk, staged, folder, durable }))
     }
 
     fn open(&self, name: &ObjectName) -> Result<Arc<dyn Object>> {
-        Ok(Arc::new(OpenFile::open(&self.path(name))?))
+        self.disk.open(&self.path(name))
     }
 
     fn list(&self, folder: &ObjectName) -> Result<Vec<ObjectName>> {
@@ -115,48 +124,49 @@ impl Shelf for FolderShelf {
         let folders: HashSet<_> =
             names.iter().filter_map(|name| self.path(name).parent().map(Path::to_owned)).collect();
         for folder in folders {
-            ensure(&self.durable, &self.folder, &folder)?;
-            fs::sync_dir(&folder)?;
+            ensure(&*self.disk, &self.durable, &self.folder, &folder)?;
+            self.disk.sync_dir(&folder)?;
         }
         Ok(())
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         let path = self.path(name);
-        fs::remove_file(&path)?;
-        path.parent().map_or(Ok(()), fs::sync_dir)
+        self.disk.remove_file(&path)?;
+        path.parent().map_or(Ok(()), |folder| self.disk.sync_dir(folder))
     }
 
     /// Reads nothing, so that an object on a bad sector can be moved, too.
     fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
         let (from, to) = (self.path(from), self.path(to));
         if let Some(folder) = to.parent() {
-            ensure(&self.durable, &self.folder, folder)?;
+            ensure(&*self.disk, &self.durable, &self.folder, folder)?;
         }
-        fs::rename(&from, &to)?;
+        self.disk.rename(&from, &to)?;
         // The new name first: cut in between, the object has both or the old one.
-        [&to, &from].into_iter().filter_map(|path| path.parent()).try_for_each(fs::sync_dir)
+        [&to, &from].into_iter().filter_map(|path| path.parent()).try_for_each(|folder| self.disk.sync_dir(folder))
     }
 }
 
 /// Makes `folder` and those above it, up to `root`, and makes them survive a power cut; once for each in a process.
-fn ensure(durable: &Mutex<HashSet<PathBuf>>, root: &Path, folder: &Path) -> Result<()> {
+fn ensure(disk: &dyn Disk, durable: &Mutex<HashSet<PathBuf>>, root: &Path, folder: &Path) -> Result<()> {
     let known =
         |durable: &Mutex<HashSet<PathBuf>>| durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
     let Some(above) = folder.parent().filter(|_| folder != root) else { return Ok(()) };
     if known(durable) {
         return Ok(());
     }
-    ensure(durable, root, above)?;
-    fs::create_private_dir_all(folder)?;
+    ensure(disk, durable, root, above)?;
+    disk.create_dir_all(folder)?;
     // Another process may have made it just now and not synced yet: so whoever uses it first, syncs.
-    fs::sync_dir(above)?;
+    disk.sync_dir(above)?;
     durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
     Ok(())
 }
 
 #[derive(Debug)]
 struct FileDraft {
+    disk: Arc<dyn Disk>,
     staged: Staged,
     folder: PathBuf,
     durable: Arc<Mutex<HashSet<PathBuf>>>,
@@ -168,37 +178,29 @@ impl Draft for FileDraft {
     }
 
     fn object(&self) -> Result<Arc<dyn Object>> {
-        Ok(Arc::new(self.staged.reader()?))
+        self.staged.reader()
     }
 
     fn keep(self: Box<Self>, name: &ObjectName) -> Result<()> {
         let target = self.folder.join(name.as_str());
         if let Some(folder) = target.parent() {
-            ensure(&self.durable, &self.folder, folder)?;
+            ensure(&*self.disk, &self.durable, &self.folder, folder)?;
         }
-        let replaces = fs::metadata_if_there(&target)?.is_some();
-        let kept = self.staged.commit_as(&target);
+        let replaces = self.disk.exists(&target)?;
+        let (staged, disk) = (self.staged, self.disk);
+        let kept = staged.commit_as(&target);
         if kept.is_err() && !replaces {
             // It may have its name already, with only the folder's sync failed: nobody may come to rely on it.
-            let _ = fs::remove_file(&target);
+            let _ = disk.remove_file(&target);
         }
         kept
-    }
-}
-
-impl Object for OpenFile {
-    fn length(&self) -> Result<u64> {
-        Self::length(self)
-    }
-
-    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
-        Self::read_at(self, offset, length)
     }
 }
 
 /// This process's staging folder; gone when the last user is.
 #[derive(Debug)]
 struct Staging {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     _lock: Lock,
 }
@@ -206,7 +208,7 @@ struct Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be deleted now is found by the next one who opens the store.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = self.disk.remove_dir_all(&self.folder);
     }
 }
 
@@ -214,6 +216,7 @@ impl Drop for Staging {
 mod tests {
     use super::*;
     use crate::platform::durable::{Step, steps_below};
+    use crate::platform::fs;
 
     fn name(text: &str) -> ObjectName {
         ObjectName::parse(text).unwrap()
