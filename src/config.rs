@@ -24,10 +24,10 @@ const TEMPLATE: &str = "\
 # bind = \"192.168.1.7\"      # only this address; all of them otherwise
 # store = \"/srv/backups\"    # where received backups are kept
 # accept = \"ask\"            # ask, paired or never: who is let in without a question
-# localsend = "ask"         # ask, accept or off: who may send files from a LocalSend app
-# localsend_keep = "backup" # backup, save or both: into the store, into the inbox folder, or both
-# localsend_pin_file = "/etc/lan-backup/localsend-pin"   # a file with the PIN that such apps must type
-# inbox = "/srv/inbox"      # where plain files go
+# localsend = \"ask\"         # ask, accept or off: who may send files from a LocalSend app
+# localsend_keep = \"backup\" # backup, save or both: into the store, into the inbox folder, or both
+# localsend_pin_file = \"/etc/lan-backup/localsend-pin\"   # a file with the PIN that such apps must type
+# inbox = \"/srv/inbox\"      # where plain files go
 # quota_gib = 500           # the most that each device may store here
 # reserve_gib = 1           # what always stays free on the disk
 ";

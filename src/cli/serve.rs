@@ -89,12 +89,8 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         LocalSendArg::Accept => LocalSend::Accept,
         LocalSendArg::Off => LocalSend::Off,
     });
-    let localsend = InboxOptions {
-        mode,
-        keep: args.localsend_keep,
-        pin_file: args.localsend_pin_file,
-        inbox: args.inbox,
-    };
+    let localsend =
+        InboxOptions { mode, keep: args.localsend_keep, pin_file: args.localsend_pin_file, inbox: args.inbox };
     let options = ServeOptions { store: args.store, port: args.port, accept, localsend };
     let mut service = Service::start(&context, options).await?;
     greet(&context, &service, &output);

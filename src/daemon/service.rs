@@ -13,7 +13,9 @@ use crate::platform;
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
-use crate::server::{self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions};
+use crate::server::{
+    self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
+};
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -192,6 +194,11 @@ pub struct InboxOptions {
 }
 
 impl InboxOptions {
+    /// The door is shut.
+    pub fn off() -> Self {
+        Self { mode: Some(LocalSend::Off), ..Self::default() }
+    }
+
     /// Together with the settings.
     fn resolve(self, context: &Context) -> Result<LocalSendOptions> {
         let settings = &context.settings;

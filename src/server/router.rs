@@ -9,7 +9,8 @@ use crate::server::call::Call;
 use crate::server::connection::Connection;
 use crate::server::state::Shared;
 use crate::server::{
-    cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_download, prepare_upload, upload, waiting,
+    cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_download, prepare_upload, upload,
+    waiting,
 };
 use axum::Router;
 use axum::body::Body;
@@ -57,19 +58,19 @@ pub(crate) struct Route {
 }
 
 macro_rules! route {
-    ($verb:ident $path:ident, $need:expr, $handler:path) => {
-        route!($verb $path, false, $need, $handler)
+    ($verb:ident $path:ident, $need:expr, $($handler:ident)::+) => {
+        route!($verb $path, false, $need, $($handler)::+)
     };
-    ($verb:ident $path:ident / id, $need:expr, $handler:path) => {
-        route!($verb $path, true, $need, $handler)
+    ($verb:ident $path:ident / id, $need:expr, $($handler:ident)::+) => {
+        route!($verb $path, true, $need, $($handler)::+)
     };
-    ($verb:ident $path:ident, $with_id:literal, $need:expr, $handler:path) => {
+    ($verb:ident $path:ident, $with_id:literal, $need:expr, $($handler:ident)::+) => {
         Route {
             verb: Verb::$verb,
             path: paths::$path,
             with_id: $with_id,
             need: $need,
-            handler: |shared, call| Box::pin($handler(shared, call)),
+            handler: |shared, call| Box::pin($($handler)::+(shared, call)),
         }
     };
 }

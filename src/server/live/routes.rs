@@ -57,7 +57,7 @@ async fn every_route_asks_for_what_it_needs_and_lets_through_who_has_it() {
                         // The LocalSend door is shut here.
                         ErrorCode::Declined,
                     ]
-                        .contains(&answer.code()),
+                    .contains(&answer.code()),
                     "{context}"
                 ),
             }
