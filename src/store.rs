@@ -7,11 +7,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
+//! | [`shelf`], [`folder_shelf`], `durable_folders` | the seam below: whole objects under checked names |
 //! | [`layout`] | what objects are called, numbers of the format |
 //! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
 //! | `index` | which chunk is in which pack: a cache |
 //! | `records`, `stream` | snapshots, and whether everything is there that one needs |
+//! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
@@ -19,8 +20,10 @@
 //! | [`local_vault`] | a repository for the engines |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
+mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
+mod forgotten;
 pub mod health;
 mod index;
 pub mod layout;
@@ -31,9 +34,11 @@ pub mod pack;
 pub mod pack_writer;
 mod packs;
 mod pending;
+pub mod prune;
 mod records;
 pub mod recovery;
 pub mod repository;
+pub mod retention;
 pub mod scrub;
 mod sealed;
 pub mod shelf;
@@ -92,8 +97,10 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Not tried again while this process lives.
+    /// Damaged; not tried again while this process lives.
     unusable: BTreeSet<RepositoryId>,
+    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Option<Error>,
 }
 
 impl fmt::Debug for Store {
@@ -140,7 +147,9 @@ impl Store {
         } else {
             let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
             let file = to_sealed_json(&StoreFile { format: FORMAT, id: id.to_string() })?;
-            durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes())?;
+            let saved = durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes());
+            // It may have its name, and yet not survive: as if it had never been there.
+            saved.inspect_err(|_| drop(disk.remove_file(&path)))?;
             id
         };
         let repositories = Mutex::default();
@@ -194,6 +203,10 @@ impl Store {
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
         }
+        if let Some(error) = known.failing.take() {
+            // It may be this device's own: a second one would hide its history.
+            return Err(error);
+        }
         let id = RepositoryId::from_random(random::bytes());
         let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
         inner.disk.create_dir_all(&folder)?;
@@ -216,16 +229,7 @@ impl Store {
     /// The repositories that a person may have meant: by an alias of its owner (whatever the case), or by the beginning of
     /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
     pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
-        let lower = text.to_lowercase();
-        let matches = |repository: &Arc<Repository>| {
-            let by_id = text.len() >= 4 && repository.id().to_string().starts_with(&lower);
-            by_id
-                || repository.owner_log().iter().any(|event| {
-                    event.fingerprint().begins_with(text)
-                        || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
-                })
-        };
-        self.repositories().into_iter().filter(matches).collect()
+        self.repositories().into_iter().filter(|repository| repository.answers_to(text)).collect()
     }
 }
 
@@ -256,6 +260,7 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
+        known.failing = None;
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
             if known.open.contains_key(&id) || known.unusable.contains(&id) {
@@ -269,8 +274,12 @@ impl Inner {
                 // One bad repository does not hide the others.
                 Err(error) => {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
-                    known.unusable.insert(id);
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
+                    if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
+                        known.failing = Some(error);
+                    } else {
+                        known.unusable.insert(id);
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@ use crate::cli::output::Output;
 use crate::cli::size;
 use crate::client::{self, PinSource};
 use crate::daemon::locate::Chooser;
-use crate::model::{Device, Fingerprint, Keep, Pin, ShortCode};
+use crate::model::{Device, Fingerprint, InboxKeep, Pin, ShortCode};
 use crate::platform::fs;
 use crate::protocol::pairing::PairState;
 use crate::server::{Decision, Question};
@@ -156,9 +156,9 @@ pub fn describe(question: &Question) -> String {
             let who = if *verified { "unverified name, known certificate" } else { "UNVERIFIED: it could be anybody" };
             let from = address.ip().to_canonical();
             let what = match keep {
-                Keep::Backup => "A yes backs them up.",
-                Keep::Save => "A yes saves them in the inbox folder.",
-                Keep::Both => "A yes backs them up and saves them in the inbox folder.",
+                InboxKeep::Backup => "A yes backs them up.",
+                InboxKeep::Save => "A yes saves them in the inbox folder.",
+                InboxKeep::Both => "A yes backs them up and saves them in the inbox folder.",
             };
             let more = if *files > names.len() as u64 { ", …" } else { "" };
             format!(

@@ -110,13 +110,23 @@ async fn list<V: Vault>(
         .into())
 }
 
-fn show(entry: &Entry, output: &Output) {
-    let (kind, mark, target) = match &entry.kind {
+/// What an entry is, for programs and for people, and where a link leads.
+pub(crate) fn kind(entry: &Entry) -> (&'static str, char, String) {
+    match &entry.kind {
         EntryKind::File { .. } => ("file", '-', String::new()),
         EntryKind::Folder => ("folder", 'd', String::new()),
         EntryKind::Link { target } => ("link", 'l', format!(" -> {}", crate::model::text::clean_bytes(target))),
-    };
-    let mtime = entry.metadata.mtime.and_then(|time| jiff::Timestamp::new(time.seconds(), time.nanos() as i32).ok());
+    }
+}
+
+/// When its content was changed last.
+pub(crate) fn modified(entry: &Entry) -> Option<jiff::Timestamp> {
+    entry.metadata.mtime.and_then(|time| jiff::Timestamp::new(time.seconds(), time.nanos() as i32).ok())
+}
+
+fn show(entry: &Entry, output: &Output) {
+    let (kind, mark, target) = kind(entry);
+    let mtime = modified(entry);
     output.row(&json!({
         "path": entry.path.to_string(), "kind": kind, "bytes": entry.size(), "mtime": mtime, "mode": entry.metadata.mode,
     }));

@@ -10,7 +10,7 @@ use crate::cli::size;
 use crate::config::{Accept, LocalSend};
 use crate::daemon::service::{InboxOptions, ServeOptions, Service};
 use crate::daemon::{Context, Error};
-use crate::model::Keep;
+use crate::model::InboxKeep;
 use crate::platform::interfaces;
 use crate::platform::shutdown::Shutdown;
 use crate::server::{Decision, Desk, PinShown, ServerEvent, SessionKind, SessionSummary};
@@ -45,7 +45,7 @@ pub struct Args {
     localsend: Option<LocalSendArg>,
     /// What becomes of such files: backup (a snapshot of the phone's own), save (plain files in the inbox), or both
     #[arg(long, value_name = "WHAT")]
-    localsend_keep: Option<Keep>,
+    localsend_keep: Option<InboxKeep>,
     /// A file with the PIN that LocalSend apps must type; not the PIN of pairing
     #[arg(long, value_name = "FILE")]
     localsend_pin_file: Option<PathBuf>,

@@ -7,7 +7,7 @@ use crate::daemon::{Context, Error, Result};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
 use crate::identity::PhoneBook;
-use crate::model::Keep;
+use crate::model::InboxKeep;
 use crate::model::limits::DEFAULT_PORT;
 use crate::platform;
 use crate::platform::lock::Lock;
@@ -186,7 +186,7 @@ pub struct InboxOptions {
     /// Who may send.
     pub mode: Option<LocalSend>,
     /// What becomes of the files.
-    pub keep: Option<Keep>,
+    pub keep: Option<InboxKeep>,
     /// A file with the PIN.
     pub pin_file: Option<PathBuf>,
     /// Where plain files go; naming it means that they are saved, too.
@@ -207,7 +207,7 @@ impl InboxOptions {
             LocalSend::Accept => LocalSendMode::Accept,
             LocalSend::Off => LocalSendMode::Off,
         };
-        let usual = if self.inbox.is_some() || settings.inbox.is_some() { Keep::Both } else { Keep::Backup };
+        let usual = if self.inbox.is_some() || settings.inbox.is_some() { InboxKeep::Both } else { InboxKeep::Backup };
         let keep = self.keep.or(settings.localsend_keep).unwrap_or(usual);
         let pin_file = self.pin_file.or_else(|| settings.localsend_pin_file.clone());
         let pin = pin_file.map(|path| LocalSendPin::read(&path)).transpose().map_err(|problem| {

@@ -5,7 +5,7 @@
 //! knows nobody: then a person is asked again.
 
 use crate::identity::{Error, Result};
-use crate::model::{Alias, Fingerprint, Keep};
+use crate::model::{Alias, Fingerprint, InboxKeep};
 use crate::platform::durable::{self, Access};
 use crate::platform::fs;
 use crate::platform::lock::Lock;
@@ -27,7 +27,7 @@ pub struct Phone {
     /// What it called itself then.
     pub alias: Alias,
     /// What becomes of its files.
-    pub keep: Keep,
+    pub keep: InboxKeep,
     /// Since when, by this device's clock.
     pub since: Timestamp,
 }
@@ -112,7 +112,7 @@ impl PhoneBook {
 mod tests {
     use super::*;
 
-    fn phone(n: u8, keep: Keep) -> Phone {
+    fn phone(n: u8, keep: InboxKeep) -> Phone {
         let since = Timestamp::UNIX_EPOCH;
         Phone { fingerprint: Fingerprint::from_bytes([n; 32]), alias: Alias::new("pixel"), keep, since }
     }
@@ -123,13 +123,13 @@ mod tests {
         let path = folder.path().join("state").join("phones.json");
         let (one, other) = (PhoneBook::new(path.clone()), PhoneBook::new(path));
         assert!(one.list().is_empty());
-        one.insert(phone(1, Keep::Backup)).unwrap();
-        other.insert(phone(2, Keep::Both)).unwrap();
-        other.insert(phone(1, Keep::Save)).unwrap();
-        assert_eq!(one.list(), [phone(2, Keep::Both), phone(1, Keep::Save)]);
-        assert!(one.remove(&phone(1, Keep::Save).fingerprint).unwrap());
-        assert!(other.find(&phone(1, Keep::Save).fingerprint).is_none());
-        assert!(!other.remove(&phone(1, Keep::Save).fingerprint).unwrap());
+        one.insert(phone(1, InboxKeep::Backup)).unwrap();
+        other.insert(phone(2, InboxKeep::Both)).unwrap();
+        other.insert(phone(1, InboxKeep::Save)).unwrap();
+        assert_eq!(one.list(), [phone(2, InboxKeep::Both), phone(1, InboxKeep::Save)]);
+        assert!(one.remove(&phone(1, InboxKeep::Save).fingerprint).unwrap());
+        assert!(other.find(&phone(1, InboxKeep::Save).fingerprint).is_none());
+        assert!(!other.remove(&phone(1, InboxKeep::Save).fingerprint).unwrap());
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         std::fs::write(&path, "{\"format\":1,\"phones\":[").unwrap();
         let book = PhoneBook::new(path.clone());
         assert!(book.list().is_empty());
-        assert!(book.insert(phone(1, Keep::Backup)).is_err());
+        assert!(book.insert(phone(1, InboxKeep::Backup)).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"format\":1,\"phones\":[");
     }
 }

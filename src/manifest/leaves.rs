@@ -33,7 +33,7 @@ impl Goal {
 }
 
 /// The chunks of one manifest, in their order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Leaves(Vec<ChunkId>);
 
 impl Leaves {

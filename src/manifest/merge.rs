@@ -42,6 +42,7 @@ pub struct Merge<V> {
     groups: Vec<Group>,
     // The oldest first.
     kept: VecDeque<(u32, Bytes)>,
+    lost: Vec<(usize, String)>,
 }
 
 /// A path, and what the manifests say about it.
@@ -95,8 +96,15 @@ impl<V: Vault> Merge<V> {
         let mut ids = Vec::new();
         let mut lists: Vec<Vec<u32>> = Vec::with_capacity(manifests.len());
         let mut places = 0;
-        for manifest in manifests {
-            let leaves = Leaves::load(vault.clone(), manifest).await?.ok_or(Error::TooLong)?;
+        let mut lost = Vec::new();
+        for (number, manifest) in manifests.iter().enumerate() {
+            let leaves = match Leaves::load(vault.clone(), manifest).await {
+                Err(error) if is_damage(&error) => {
+                    lost.push((number, error.to_string()));
+                    Leaves::default()
+                }
+                other => other?.ok_or(Error::TooLong)?,
+            };
             places += leaves.ids().len();
             if places > MAX_PLACES {
                 return Err(Error::TooLong);
@@ -111,7 +119,7 @@ impl<V: Vault> Merge<V> {
         }
         let members = (0..lists.len() as u32).map(|manifest| (manifest, 0)).collect();
         let begin = Group { members, leaf: None, bytes: Bytes::new(), at: 0, line: Bytes::new(), path: None };
-        let mut merge = Self { vault, shared, ids, lists, groups: Vec::new(), kept: VecDeque::new() };
+        let mut merge = Self { vault, shared, ids, lists, groups: Vec::new(), kept: VecDeque::new(), lost };
         merge.advance(begin).await?;
         Ok(merge)
     }
@@ -138,6 +146,12 @@ impl<V: Vault> Merge<V> {
                 return Ok(Some(Step { path, versions }));
             }
         }
+    }
+
+    /// The manifests that cannot be read to their end, each with the reason: their chunks are damaged or gone. What they say
+    /// from there on is not given; the others go on.
+    pub fn lost(&self) -> &[(usize, String)] {
+        &self.lost
     }
 
     fn is_whole(&self, group: &Group) -> bool {
@@ -185,7 +199,14 @@ impl<V: Vault> Merge<V> {
                     }
                     return Err(Error::Middle("it does not end".to_owned()));
                 };
-                let bytes = self.leaf(number, members[0]).await?;
+                let bytes = match self.leaf(number, members[0]).await {
+                    Err(error) if is_damage(&error) => {
+                        let reason = error.to_string();
+                        self.lost.extend(members.iter().map(|(manifest, _)| (*manifest as usize, reason.clone())));
+                        continue;
+                    }
+                    other => other?,
+                };
                 let group = Group { members, leaf, bytes, at: 0, line: Bytes::new(), path: None };
                 on_the_way.push((group, begun.clone()));
             }
@@ -257,8 +278,15 @@ impl<V: Vault> Merge<V> {
                 }
             }
         }
-        let ids = wanted.iter().map(|number| self.ids[*number as usize]).collect();
-        let fetched = fetch(&*self.vault, ids).await?;
+        let ids = |wanted: &[u32]| wanted.iter().map(|number| self.ids[*number as usize]).collect();
+        let fetched = match fetch(&*self.vault, ids(&wanted)).await {
+            // It may be one of those that only come later.
+            Err(error) if is_damage(&error) && wanted.len() > 1 => {
+                wanted.truncate(1);
+                fetch(&*self.vault, ids(&wanted)).await?
+            }
+            other => other?,
+        };
         let first = fetched.first().cloned().ok_or(Error::Form)?;
         self.kept.extend(wanted.into_iter().zip(fetched));
         let surplus = self.kept.len().saturating_sub(KEPT_CHUNKS);
@@ -271,6 +299,12 @@ impl<V: Vault> Merge<V> {
         let held = || self.groups.iter().find(|group| group.leaf == Some(number)).map(|group| &group.bytes);
         kept.or_else(held).cloned()
     }
+}
+
+/// Whether something that is kept is damaged or gone, as opposed to nobody being there.
+fn is_damage(error: &Error) -> bool {
+    use crate::vault::Error as Kind;
+    matches!(error, Error::Damaged(_) | Error::Vault(Kind::NotFound(_) | Kind::Corrupt(_) | Kind::Missing(_)))
 }
 
 /// What these groups, all at the same path, say about it.
@@ -431,6 +465,26 @@ mod tests {
         let same = [streams[2].clone(), streams[3].clone()];
         assert!(merged(&vault, &same, Shared::Skipped).await.is_empty());
         assert!(vault.chunks_got() - before <= 2 + u64::from(same[0].depth) * 4, "equal manifests are not read");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_chunk_loses_the_manifests_that_need_it_and_no_others() {
+        let states = history(3);
+        let vault = Arc::new(MemoryVault::new());
+        let (one, other) = (write(&vault, &states[0]).await, write(&vault, &states[11]).await);
+        let of = async |stream: &Stream| Leaves::load(vault.clone(), stream).await.unwrap().unwrap().ids().to_vec();
+        let (own, others) = (of(&one).await, of(&other).await);
+        let lost = own.iter().rfind(|id| !others.contains(id)).unwrap();
+        vault.corrupt(lost, b"rot");
+        let mut merge = Merge::new(vault.clone(), &[one, other], Shared::Given).await.unwrap();
+        let (mut in_one, mut in_other) = (0, 0);
+        while let Some(step) = merge.next(|_| true).await.unwrap() {
+            in_one += step.versions.iter().filter(|version| version.manifests.contains(&0)).count();
+            in_other += step.versions.iter().filter(|version| version.manifests.contains(&1)).count();
+        }
+        assert_eq!(merge.lost().iter().map(|(manifest, _)| *manifest).collect::<Vec<_>>(), [0]);
+        assert!(in_one < states[0].len());
+        assert_eq!(in_other, states[11].len());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ pub const INBOX_SET: &str = "inbox";
 /// Where files from LocalSend apps go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keep {
+pub enum InboxKeep {
     /// Into the store, as a snapshot of the phone's own.
     #[default]
     Backup,
@@ -21,7 +21,7 @@ pub enum Keep {
     Both,
 }
 
-impl Keep {
+impl InboxKeep {
     /// A snapshot is made.
     pub fn backs_up(self) -> bool {
         self != Self::Save
@@ -33,7 +33,7 @@ impl Keep {
     }
 }
 
-impl fmt::Display for Keep {
+impl fmt::Display for InboxKeep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Backup => "backup",
@@ -43,7 +43,7 @@ impl fmt::Display for Keep {
     }
 }
 
-impl FromStr for Keep {
+impl FromStr for InboxKeep {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
@@ -63,11 +63,11 @@ mod tests {
     #[test]
     fn each_choice_is_its_word_and_does_what_it_says() {
         for (keep, backs_up, saves) in
-            [(Keep::Backup, true, false), (Keep::Save, false, true), (Keep::Both, true, true)]
+            [(InboxKeep::Backup, true, false), (InboxKeep::Save, false, true), (InboxKeep::Both, true, true)]
         {
-            assert_eq!(keep.to_string().parse::<Keep>().unwrap(), keep);
+            assert_eq!(keep.to_string().parse::<InboxKeep>().unwrap(), keep);
             assert_eq!((keep.backs_up(), keep.saves()), (backs_up, saves));
         }
-        assert!("store".parse::<Keep>().is_err());
+        assert!("store".parse::<InboxKeep>().is_err());
     }
 }

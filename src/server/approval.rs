@@ -4,7 +4,7 @@
 //! a test. A request that is dropped unanswered is declined. A question whose cause went away (the device left, the window was
 //! opened another way) is withdrawn, and answering it then changes nothing.
 
-use crate::model::{Alias, Changes, Fingerprint, Keep, RepositoryId, Rights, SetName, ShortCode, Totals};
+use crate::model::{Alias, Changes, Fingerprint, InboxKeep, RepositoryId, Rights, SetName, ShortCode, Totals};
 use crate::protocol::pairing::Purpose;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -99,7 +99,7 @@ pub enum Question {
         /// The first few names, cleaned.
         names: Vec<String>,
         /// What a plain yes does with them.
-        keep: Keep,
+        keep: InboxKeep,
     },
 }
 

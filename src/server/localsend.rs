@@ -32,7 +32,7 @@ pub(crate) mod saver;
 pub(crate) mod sessions;
 
 use crate::identity::PhoneBook;
-use crate::model::{Fingerprint, Keep, SessionId};
+use crate::model::{Fingerprint, InboxKeep, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
 use crate::server::limits::{LOCALSEND_DECLINED, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING};
@@ -70,7 +70,7 @@ pub struct LocalSendOptions {
     /// Whom it lets in.
     pub mode: LocalSendMode,
     /// What becomes of the files, unless a person chooses otherwise.
-    pub keep: Keep,
+    pub keep: InboxKeep,
     /// What a sender must type.
     pub pin: Option<LocalSendPin>,
     /// Where plain files go.

@@ -152,6 +152,22 @@ pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     Some((sequence.parse().ok()?, id.parse().ok()?))
 }
 
+/// All marks of forgotten snapshots.
+pub fn forgotten() -> ObjectName {
+    ObjectName::made("forgotten".to_owned())
+}
+
+/// The mark of one forgotten snapshot.
+pub fn forgotten_mark(id: &SnapshotId) -> ObjectName {
+    ObjectName::made(format!("forgotten/{id}.json"))
+}
+
+/// The snapshot that a mark is about.
+pub fn forgotten_id(name: &ObjectName) -> Option<SnapshotId> {
+    let id = name.last().strip_suffix(".json")?.parse().ok()?;
+    (forgotten_mark(&id) == *name).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -167,7 +167,7 @@ impl Vault for MemoryVault {
         let id = signer::snapshot_id(&signed);
         let received_at = Timestamp::from_second(state.snapshots.len() as i64).unwrap_or(Timestamp::UNIX_EPOCH);
         let receipt = Receipt { record: id, received_at, from: Fingerprint::from_bytes([0; 32]) };
-        state.snapshots.push(SnapshotInfo { id, signed, receipt });
+        state.snapshots.push(SnapshotInfo { id, signed, receipt, forgotten: None });
         Ok(id)
     }
 }

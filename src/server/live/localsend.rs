@@ -4,7 +4,7 @@ use super::{Caller, Device, LIMIT, Live, Setup, request};
 use crate::codec::{Decoder, chunks};
 use crate::identity::PhoneBook;
 use crate::manifest::EntryReader;
-use crate::model::{Content, Entry, EntryKind, Extent, FileTime, Keep, Rights, SessionId, SnapshotInfo};
+use crate::model::{Content, Entry, EntryKind, Extent, FileTime, InboxKeep, Rights, SessionId, SnapshotInfo};
 use crate::platform::clock::ManualClock;
 use crate::protocol::localsend::{FilesWanted, Trouble};
 use crate::protocol::paths;
@@ -117,13 +117,13 @@ fn file(name: &str, bytes: &[u8]) -> (String, Value) {
     (id, file)
 }
 
-fn setup(mode: LocalSendMode, keep: Keep, inbox: Option<PathBuf>) -> Setup {
+fn setup(mode: LocalSendMode, keep: InboxKeep, inbox: Option<PathBuf>) -> Setup {
     let localsend = LocalSendOptions { mode, keep, inbox, ..LocalSendOptions::default() };
     Setup { localsend, ..Setup::default() }
 }
 
 fn accepting() -> Live {
-    Live::start_with(setup(LocalSendMode::Accept, Keep::Backup, None))
+    Live::start_with(setup(LocalSendMode::Accept, InboxKeep::Backup, None))
 }
 
 /// The newest snapshot of a repository's inbox: its files with their bytes and times.
@@ -242,7 +242,7 @@ async fn an_equal_hash_needs_no_second_transfer_under_another_name_either() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_hash_is_422_three_times_and_short_long_or_second_files_are_refused() {
     let inbox = tempfile::tempdir().unwrap();
-    let live = Live::start_with(setup(LocalSendMode::Accept, Keep::Both, Some(inbox.path().join("in"))));
+    let live = Live::start_with(setup(LocalSendMode::Accept, InboxKeep::Both, Some(inbox.path().join("in"))));
     for chunked in [true, false] {
         let phone = Device::new();
         let mut app = App::new(&live, &phone).await;
@@ -307,7 +307,7 @@ async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certi
     let inbox = book.path().join("inbox");
     let localsend = LocalSendOptions {
         mode: LocalSendMode::Ask,
-        keep: Keep::Backup,
+        keep: InboxKeep::Backup,
         pin: None,
         inbox: Some(inbox.clone()),
         phones: Some(phones.clone()),
@@ -340,7 +340,7 @@ async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_cancels_or_leaves_withdraws_its_question_and_the_next_one_is_shown() {
     let desk = Arc::new(Desk::new());
-    let mut setup = setup(LocalSendMode::Ask, Keep::Backup, None);
+    let mut setup = setup(LocalSendMode::Ask, InboxKeep::Backup, None);
     setup.approver = desk.clone();
     let live = Live::start_with(setup);
     let (first, second) = (Device::new(), Device::new());
@@ -411,7 +411,7 @@ async fn a_shut_door_a_paired_device_and_a_full_disk_are_refused_in_words_that_a
         assert_eq!(app.offer("", json!({ id: file })).await.status, StatusCode::BAD_REQUEST, "{bad}");
     }
 
-    let mut full = setup(LocalSendMode::Accept, Keep::Backup, None);
+    let mut full = setup(LocalSendMode::Accept, InboxKeep::Backup, None);
     full.quota = Some(1000);
     let live = Live::start_with(full);
     let mut app = App::new(&live, &Device::new()).await;
@@ -424,7 +424,8 @@ async fn a_shut_door_a_paired_device_and_a_full_disk_are_refused_in_words_that_a
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_and_forgotten_sessions_keep_what_had_come_whole() {
     let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
-    let live = Live::start_with(Setup { clock: clock.clone(), ..setup(LocalSendMode::Accept, Keep::Backup, None) });
+    let live =
+        Live::start_with(Setup { clock: clock.clone(), ..setup(LocalSendMode::Accept, InboxKeep::Backup, None) });
     let cancelled = Device::new();
     let mut app = App::new(&live, &cancelled).await;
     let files: serde_json::Map<_, _> = ["a", "b"].iter().map(|name| file(name, b"12345")).collect();
@@ -453,7 +454,7 @@ async fn cancelled_and_forgotten_sessions_keep_what_had_come_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_phones_send_at_once_two_files_at_a_time_and_everything_arrives() {
     let inbox = tempfile::tempdir().unwrap();
-    let live = Arc::new(Live::start_with(setup(LocalSendMode::Accept, Keep::Both, Some(inbox.path().to_owned()))));
+    let live = Arc::new(Live::start_with(setup(LocalSendMode::Accept, InboxKeep::Both, Some(inbox.path().to_owned()))));
     let mut phones = tokio::task::JoinSet::new();
     for number in 0..3_u8 {
         let live = live.clone();

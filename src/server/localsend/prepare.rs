@@ -6,7 +6,7 @@
 
 use crate::identity::Phone;
 use crate::model::text::clean;
-use crate::model::{Alias, Fingerprint, Keep, SessionId};
+use crate::model::{Alias, Fingerprint, InboxKeep, SessionId};
 use crate::platform::random;
 use crate::protocol::ErrorCode;
 use crate::protocol::localsend::{FileOffer, FilesWanted, MAX_PREPARE_BYTES, PrepareFiles};
@@ -154,7 +154,7 @@ fn message_of(files: &BTreeMap<String, FileOffer>) -> Option<String> {
 }
 
 /// Asks the person. A sender that goes away, or cancels, withdraws the question.
-async fn decide(shared: &Arc<Shared>, who: &Who, offer: &Offer) -> Result<Keep, ApiError> {
+async fn decide(shared: &Arc<Shared>, who: &Who, offer: &Offer) -> Result<InboxKeep, ApiError> {
     let door = &shared.localsend;
     if door.was_declined(who.sender, shared.clock.instant()) {
         return Err(ApiError::declined());
@@ -191,8 +191,8 @@ async fn decide(shared: &Arc<Shared>, who: &Who, offer: &Offer) -> Result<Keep, 
             door.decline(who.sender, shared.clock.instant());
             Err(ApiError::declined())
         }
-        Decision::Backup => Ok(Keep::Backup),
-        Decision::Save => Ok(Keep::Save),
+        Decision::Backup => Ok(InboxKeep::Backup),
+        Decision::Save => Ok(InboxKeep::Save),
         Decision::Once => Ok(door.options.keep),
         Decision::Always | Decision::Replaces => {
             if let (true, Some(phones)) = (who.proved, door.options.phones.clone()) {
@@ -231,7 +231,7 @@ impl Drop for Pending<'_> {
 }
 
 /// The yes: makes room and a session, and says what shall come.
-async fn open(shared: &Arc<Shared>, who: Who, offer: Offer, keep: Keep) -> Result<Response, ApiError> {
+async fn open(shared: &Arc<Shared>, who: Who, offer: Offer, keep: InboxKeep) -> Result<Response, ApiError> {
     let here = {
         let (shared, who) = (shared.clone(), who.clone());
         blocking(move || look(&shared, &who, offer, keep))
@@ -263,7 +263,7 @@ async fn open(shared: &Arc<Shared>, who: Who, offer: Offer, keep: Keep) -> Resul
 }
 
 /// What is here of it, whether there is room for the rest, and where it goes. Blocking.
-fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: Keep) -> Result<(Sorted, Active), ApiError> {
+fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: InboxKeep) -> Result<(Sorted, Active), ApiError> {
     let repository = if keep.backs_up() { Some(repository_of(shared, who)?) } else { None };
     let saver = match (&shared.localsend.options.inbox, keep.saves()) {
         (Some(path), true) => Some(Saver::open(path).map_err(|error| ApiError::failed().caused_by(error))?),
