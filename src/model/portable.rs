@@ -53,7 +53,7 @@ fn portable_name(part: &str) -> String {
         part.chars().filter(|c| is_printable(*c)).map(|c| if "<>:\"|?*".contains(c) { '_' } else { c }).collect();
     let mut name = replaced.trim_end_matches(['.', ' ']).trim_start_matches(' ').to_owned();
     if name.is_empty() || name.chars().all(|c| c == '.') {
-        name = "_".to_owned();
+        "_".clone_into(&mut name);
     }
     let stem = name.split('.').next().unwrap_or_default().trim_end();
     if is_device(stem) {

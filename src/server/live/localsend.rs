@@ -159,9 +159,9 @@ fn content(repository: &Repository, entry: &Entry) -> Vec<u8> {
     all
 }
 
-fn time() -> Option<FileTime> {
+fn time() -> FileTime {
     let seconds = "2025-06-07T06:09:10Z".parse::<jiff::Timestamp>().unwrap().as_second();
-    Some(FileTime::new(seconds, 123_456_789))
+    FileTime::new(seconds, 123_456_789)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn what_a_phone_sends_is_a_snapshot_of_its_own_and_the_next_one_brings_onl
     let (one, files) = snapshot(&repository).await;
     assert_eq!(files.len(), 3);
     for (name, bytes) in first {
-        assert_eq!(files[name], (bytes.to_vec(), time()), "{name}");
+        assert_eq!(files[name], (bytes.to_vec(), Some(time())), "{name}");
     }
     let record = crate::signer::open_record(&one.signed).unwrap();
     assert_eq!(record.signer, live.identity.signing_key().public(), "the receiver signs for a phone");
@@ -231,7 +231,7 @@ async fn an_equal_hash_needs_no_second_transfer_under_another_name_either() {
     assert_eq!(app.offer("", with_hash("b", b"abc", b"abc")).await.status, StatusCode::NO_CONTENT);
     let repository = live.store.owned_by(&phone.fingerprint()).unwrap();
     let (_, files) = snapshot(&repository).await;
-    assert_eq!(files["b"], (b"abc".to_vec(), time()));
+    assert_eq!(files["b"], (b"abc".to_vec(), Some(time())));
     // The same name, size and time with another hash is another file.
     let wanted: FilesWanted = app.offer("", with_hash("a", b"abd", b"abd")).await.ok().json();
     assert_eq!(app.upload(&wanted, &id_of("a"), b"abd").await, StatusCode::OK);
@@ -344,13 +344,11 @@ async fn a_sender_that_cancels_or_leaves_withdraws_its_question_and_the_next_one
     setup.approver = desk.clone();
     let live = Live::start_with(setup);
     let (first, second) = (Device::new(), Device::new());
-    let offer = async |device: &Device| {
-        let mut app = App::new(&live, device).await;
-        tokio::spawn(async move { app.offer("", json!({ "x": file("x", b"x").1 })).await.status })
-    };
-    let waiting = offer(&first).await;
+    let offer =
+        |mut app: App| tokio::spawn(async move { app.offer("", json!({ "x": file("x", b"x").1 })).await.status });
+    let waiting = offer(App::new(&live, &first).await);
     let open = tokio::time::timeout(LIMIT, desk.next(0)).await.unwrap();
-    let queued = offer(&second).await;
+    let queued = offer(App::new(&live, &second).await);
     live.until(|| live.handle.shared.localsend.pending().len() == 2).await;
     assert_eq!(desk.list().len(), 1, "one question at a time");
     assert_eq!(App::new(&live, &first).await.cancel("").await, StatusCode::OK);

@@ -11,6 +11,7 @@ use crate::server::body::{Paced, feed};
 use crate::server::call::Call;
 use crate::server::events::ServerEvent;
 use crate::server::limits::{LOCALSEND_CHECKPOINT, TRANSFER_WAIT};
+use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::merge::inbox_set;
 use crate::server::localsend::prepare::{done, sender_of};
 use crate::server::localsend::sessions::{Outcome, Progress, Refusal, Wanted};
@@ -76,7 +77,7 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
 /// One file, as it streams in. Blocking.
 fn receive(mut incoming: impl Read, wanted: &Wanted, active: &Active) -> Result<Outcome, ApiError> {
     let failed = |error| ApiError::from(crate::store::Error::Platform(error));
-    let mut intake = active.keeper.as_ref().map(|keeper| keeper.begin());
+    let mut intake = active.keeper.as_ref().map(Keeper::begin);
     let mut saving = active.saver.as_ref().map(|saver| saver.begin(&wanted.path)).transpose().map_err(failed)?;
     let mut hasher = wanted.sha256.map(|expected| (expected, Sha256::new()));
     let mut piece = vec![0; PIECE.min(usize::try_from(wanted.size).unwrap_or(PIECE)).max(1)];
