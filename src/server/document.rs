@@ -1,16 +1,14 @@
 //! Holds `protocol.md` to the code: its table of routes is the router's, its codes are all there are, its examples can be read.
 
 use crate::model::SignedRecord;
-use crate::protocol::localsend::{FilesWanted, MAX_PREPARE_BYTES, MAX_TRIES, PrepareFiles};
+use crate::protocol::localsend::{FilesWanted, PrepareFiles};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
 use crate::server::limits::{
-    LOCALSEND_DECLINED, LOCALSEND_PARALLEL, LOCALSEND_READING, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER,
-    LOCALSEND_TRANSFERS, LOCALSEND_WAITING, MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS,
-    MAX_SESSIONS_PER_DEVICE, MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
+    MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_SESSIONS_PER_DEVICE,
+    MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
 };
-use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 use crate::server::router::{Need, ROUTES, Verb};
 use serde::de::DeserializeOwned;
 
@@ -73,23 +71,13 @@ fn the_numbers_of_the_limits_are_the_codes() {
         format!("{} s from its first byte", pace.head.as_secs()),
         format!("{} s; {} s in an open", pace.idle.as_secs(), pace.idle_while_pairing.as_secs()),
         format!(
-            "{} s of waiting for the peer, plus 1 s for every {} KiB",
+            "{} s of waiting for a body, {} s for an answer to be taken; every {} KiB buy back 1 s",
             pace.grace.as_secs(),
+            pace.grace_of_answers.as_secs(),
             pace.bytes_per_second >> 10
         ),
-        format!("{MAX_CONNECTIONS}; {MAX_UNPAIRED_PER_ADDRESS} of one address"),
-        format!("{} MiB, 50,000 files; {LOCALSEND_READING} read", MAX_PREPARE_BYTES >> 20),
         format!(
-            "{TRIES_PER_ADDRESS} wrong ones of one address, one forgiven in {} minutes; {TRIES_IN_ALL} of all addresses, one forgiven in a minute",
-            FORGIVEN_AFTER.as_secs() / 60
-        ),
-        format!(
-            "{LOCALSEND_WAITING}, one of each; one question open; a no holds for {} s",
-            LOCALSEND_DECLINED.as_secs()
-        ),
-        format!("{LOCALSEND_SESSIONS_PER_SENDER} of one sender, {LOCALSEND_SESSIONS} in all"),
-        format!(
-            "{LOCALSEND_PARALLEL} of one session, {LOCALSEND_TRANSFERS} in all; a file may be begun {MAX_TRIES} times"
+            "{MAX_CONNECTIONS}; {MAX_CONNECTIONS_PER_DEVICE} of one paired device; {MAX_UNPAIRED_PER_ADDRESS} of one address"
         ),
         format!("{MAX_SESSIONS_PER_DEVICE} of one device, 1,024 in all"),
         format!(

@@ -181,6 +181,9 @@ pub(crate) fn shut() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::localsend::{MAX_PREPARE_BYTES, MAX_TRIES};
+    use crate::server::limits::{LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER};
+    use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 
     #[test]
     fn what_an_app_only_claims_to_be_is_never_a_certificates_name() {
@@ -195,5 +198,28 @@ mod tests {
         let full = for_apps(ApiError::full("no room"));
         assert_eq!(full.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(for_apps(ApiError::declined()).status(), StatusCode::FORBIDDEN);
+    }
+
+    #[test]
+    fn the_numbers_of_the_document_are_the_codes() {
+        let limits = include_str!("../../protocol.md");
+        for text in [
+            format!("{} MiB, 50,000 files; {LOCALSEND_READING} read", MAX_PREPARE_BYTES >> 20),
+            format!(
+                "{TRIES_PER_ADDRESS} wrong ones of one address, one forgiven in {} minutes; {TRIES_IN_ALL} of all \
+                 addresses, one forgiven in a minute",
+                FORGIVEN_AFTER.as_secs() / 60
+            ),
+            format!(
+                "{LOCALSEND_WAITING}, one of each; one question open; a no holds for {} s",
+                LOCALSEND_DECLINED.as_secs()
+            ),
+            format!("{LOCALSEND_SESSIONS_PER_SENDER} of one sender, {LOCALSEND_SESSIONS} in all"),
+            format!(
+                "{LOCALSEND_PARALLEL} of one session, {LOCALSEND_TRANSFERS} in all; a file may be begun {MAX_TRIES} times"
+            ),
+        ] {
+            assert!(limits.contains(&text), "{text}");
+        }
     }
 }
