@@ -102,7 +102,8 @@ impl Neighbourhood {
         .await?;
         let fingerprint = context.identity.fingerprint();
         let announcement =
-            Announcement::of_this_device(context.alias.clone(), fingerprint, server.port(), options.transient);
+            Announcement::of_this_device(context.alias.clone(), fingerprint, server.port(), options.transient)
+                .by_instance(context.identity.instance());
         let known = context.trust.list().into_iter().map(|t| (t.fingerprint, t.alias, t.address)).collect();
         let discovery = discovery::start(
             DiscoveryOptions {
