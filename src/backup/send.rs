@@ -45,13 +45,13 @@ fn blocks(encoder: &mut Encoder, chunks: Batch) -> Vec<Block> {
         length += chunk.1.len();
         open.push(chunk);
         if length >= BLOCK_TARGET_BYTES as usize || open.len() == MAX_BLOCK_CHUNKS {
-            blocks.push(encoder.encode(&open));
+            encoder.encode_into(&open, &mut blocks);
             open.clear();
             length = 0;
         }
     }
     if !open.is_empty() {
-        blocks.push(encoder.encode(&open));
+        encoder.encode_into(&open, &mut blocks);
     }
     blocks
 }
