@@ -5,7 +5,10 @@
 
 pub mod completions;
 pub mod devices;
+pub mod diff;
 pub mod face;
+pub mod find;
+pub mod keep;
 pub mod ls;
 pub mod output;
 pub mod pair;
@@ -13,6 +16,7 @@ pub mod pending;
 pub mod pin;
 pub mod progress;
 pub mod restore;
+pub mod retention;
 pub mod sample;
 pub mod send;
 pub mod serve;
@@ -96,8 +100,11 @@ enum Command {
     Send(send::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
+    Find(find::Args),
+    Diff(diff::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -173,8 +180,11 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Send(args) => send::run(&globals, args, output, shutdown).await,
         Command::Snapshots(args) => unless_stopped(shutdown, snapshots::run(&globals, &args, &output)).await,
         Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
+        Command::Find(args) => unless_stopped(shutdown, find::run(&globals, &args, &output)).await,
+        Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -4,6 +4,7 @@
 //! person believes in. A template with every key commented out is written on first use.
 
 pub mod dirs;
+pub mod retention;
 
 use crate::model::Alias;
 use crate::platform::durable::{self, Access};
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use dirs::Home;
+pub use retention::Retention;
 
 /// What a new settings file says.
 const TEMPLATE: &str = "\
@@ -26,6 +28,15 @@ const TEMPLATE: &str = "\
 # accept = \"ask\"            # ask, paired or never: who is let in without a question
 # quota_gib = 500           # the most that each device may store here
 # reserve_gib = 1           # what always stays free on the disk
+
+# What is kept of the backups here (`lan-backup retention` shows what a rule would do); without this, everything, for ever.
+# [retention]
+# keep = { within = \"30d\", daily = 60, weekly = 26, monthly = 24, yearly = 10 }   # also: last, hourly, tag = [\"tax\"]
+# trash_days = 7            # how long `lan-backup undelete` can bring back what was forgotten
+# [[retention.rule]]        # for certain devices and sets; the last one that fits counts
+# device = \"laptop\"
+# set = \"Photos\"
+# keep = { all = true }
 ";
 
 /// What went wrong with settings or folders.
@@ -80,6 +91,9 @@ pub struct Settings {
     pub quota_gib: Option<u64>,
     /// What always stays free on the disk, in GiB.
     pub reserve_gib: Option<u64>,
+    /// What is kept of the backups here.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 impl Settings {
@@ -94,7 +108,11 @@ impl Settings {
         };
         let text = String::from_utf8_lossy(&bytes);
         let wrong = |error: toml::de::Error| Error::Settings { path: path.to_owned(), problem: error.to_string() };
-        toml::from_str(&text).map_err(wrong)
+        let settings: Self = toml::from_str(&text).map_err(wrong)?;
+        match settings.retention.problem() {
+            Some(problem) => Err(Error::Settings { path: path.to_owned(), problem }),
+            None => Ok(settings),
+        }
     }
 }
 
@@ -105,10 +123,15 @@ mod tests {
     #[test]
     fn the_template_is_valid_with_and_without_its_comments() {
         assert_eq!(toml::from_str::<Settings>(TEMPLATE).unwrap(), Settings::default());
-        let all: String =
-            TEMPLATE.lines().skip(3).map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
+        let all: String = TEMPLATE
+            .lines()
+            .skip(3)
+            .filter(|line| !line.starts_with("# What "))
+            .map(|line| line.trim_start_matches("# ").to_owned() + "\n")
+            .collect();
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!((settings.port, settings.quota_gib, settings.accept), (Some(53317), Some(500), Some(Accept::Ask)));
+        assert!(settings.retention.has_rules() && settings.retention.rule[0].keep.all);
     }
 
     #[test]

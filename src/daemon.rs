@@ -11,6 +11,8 @@
 //! | [`keep_alive`] | keeps sessions open during long local work |
 //! | [`send`] | a backup, from end to end |
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
+//! | [`look`] | what is in snapshots, and what is different between them |
+//! | [`pruning`] | which keep rules hold for what is kept here |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
 pub mod context;
@@ -19,6 +21,8 @@ pub mod error;
 pub mod join;
 pub mod keep_alive;
 pub mod locate;
+pub mod look;
+pub mod pruning;
 pub mod retrieve;
 pub mod send;
 pub mod service;

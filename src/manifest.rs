@@ -7,16 +7,21 @@
 //! |---|---|
 //! | [`stream_writer`] | bytes in, chunks and a [`Stream`](crate::model::Stream) out |
 //! | [`stream_reader`] | a [`Stream`](crate::model::Stream) in, bytes out, read ahead through a vault |
-//! | [`entry_reader`] | entries out of a stream, checked and in order |
+//! | [`entry_reader`] | entries out of a stream, checked and in order, from any place on |
+//! | `leaves` | the chunks of a manifest by number, and where in them a path lies |
+//! | [`merge`] | many manifests side by side, what they share read once or not at all |
 //! | [`extent_reader`] | extents out of the list of a large file |
 
 pub mod entry_reader;
 pub mod extent_reader;
+mod leaves;
+pub mod merge;
 pub mod stream_reader;
 pub mod stream_writer;
 
 pub use entry_reader::EntryReader;
 pub use extent_reader::ExtentReader;
+pub use merge::{Merge, Shared};
 pub use stream_reader::StreamReader;
 pub use stream_writer::StreamWriter;
 
@@ -42,12 +47,18 @@ pub enum Error {
         /// What the parser said.
         problem: String,
     },
+    /// A line that was found by jumping into the middle is not an entry.
+    #[error("a line in the middle of the manifest is not an entry: {0}")]
+    Middle(String),
     /// The entries are not sorted, or one comes twice.
     #[error("the manifest is not sorted at `{0}`")]
     Order(RelPath),
     /// An entry lies in something that is no folder of the manifest.
     #[error("`{0}` in the manifest does not lie in one of its folders")]
     Parent(RelPath),
+    /// The lists of chunks of many manifests do not fit into memory together.
+    #[error("the lists of these snapshots are too long to be read side by side")]
+    TooLong,
     /// More entries than a snapshot may have.
     #[error("the manifest has more than 5,000,000 entries")]
     TooMany,

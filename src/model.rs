@@ -11,7 +11,8 @@
 //! | [`device`] | [`Fingerprint`], [`ShortCode`], [`Alias`], [`Device`] |
 //! | [`rights`] | [`Right`], [`Rights`] |
 //! | [`entry`], [`file_time`], [`content`] | [`Entry`], [`FileTime`], [`Content`], [`Extent`], [`Stream`] |
-//! | [`snapshot`] | [`Record`], [`SignedRecord`], [`Receipt`], [`SnapshotInfo`] |
+//! | [`snapshot`] | [`Record`], [`SignedRecord`], [`Receipt`], [`Forgotten`], [`SnapshotInfo`] |
+//! | [`keep`] | [`Keep`], [`Within`]: what is to be kept |
 //! | [`block`] | [`Block`]: what lies in packs and travels in uploads |
 //! | [`repository`] | [`RepositoryParameters`] |
 //! | [`owner`] | [`OwnerEvent`]: whose a repository is |
@@ -25,6 +26,7 @@ pub mod device;
 pub mod digest;
 pub mod entry;
 pub mod file_time;
+pub mod keep;
 pub mod limits;
 pub mod names;
 pub mod owner;
@@ -41,13 +43,14 @@ pub use device::{Alias, Device, DeviceKind, Fingerprint, ShortCode};
 pub use digest::{ChunkId, PackId, SnapshotId, StoredHash};
 pub use entry::{Entry, EntryKind, Metadata, Owner};
 pub use file_time::FileTime;
+pub use keep::{Keep, Within};
 pub use names::{IdempotencyKey, RepositoryId, SessionId, SetName};
 pub use owner::OwnerEvent;
 pub use pin::Pin;
 pub use rel_path::{Name, RelPath};
 pub use repository::{ChunkerParameters, RepositoryParameters};
 pub use rights::{Right, Rights};
-pub use snapshot::{Changes, Receipt, Record, SignedRecord, SnapshotInfo, Totals};
+pub use snapshot::{Changes, Forgotten, Receipt, Record, SignedRecord, SnapshotInfo, Totals};
 
 /// Text that did not have the form its type asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`fs`] | file system calls whose errors name the path |
+//! | [`disk`] | the file system below the store, real or a test's |
 //! | [`durable`] | the one durable-save routine: write aside, sync, rename, sync the folder |
 //! | [`lines`] | compressed files of many lines |
 //! | [`lock`] | advisory locks between processes |
@@ -17,6 +18,7 @@
 
 pub mod attributes;
 pub mod clock;
+pub mod disk;
 pub mod durable;
 pub mod fs;
 pub mod interfaces;

@@ -7,39 +7,48 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
+//! | [`shelf`], [`folder_shelf`], `durable_folders` | the seam below: whole objects under checked names |
 //! | [`layout`] | what objects are called, numbers of the format |
 //! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
 //! | `index` | which chunk is in which pack: a cache |
 //! | `records`, `stream` | snapshots, and whether everything is there that one needs |
+//! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
+//! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
+mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
+mod forgotten;
+pub mod health;
 mod index;
 pub mod layout;
 pub mod local_vault;
+pub mod marks;
 pub mod owner_log;
 pub mod pack;
 pub mod pack_writer;
 mod packs;
 mod pending;
+pub mod prune;
 mod records;
 pub mod recovery;
 pub mod repository;
+pub mod retention;
+pub mod scrub;
 mod sealed;
 pub mod shelf;
 mod stream;
 
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
 use crate::platform::clock::Clock;
-use crate::platform::durable::{self, Access};
+use crate::platform::disk::{self, Access, Disk, RealDisk};
 use crate::platform::lock::Lock;
-use crate::platform::{fs, random};
+use crate::platform::{durable, random};
 use crate::signer::SigningKey;
 use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
@@ -52,7 +61,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::{Error, Result};
 pub use folder_shelf::FolderShelf;
+pub use health::Health;
 pub use local_vault::LocalVault;
+pub use marks::Mark;
 pub use pack_writer::PackWriter;
 pub use recovery::RecoveryReport;
 pub use repository::Repository;
@@ -74,6 +85,7 @@ pub struct Store {
 }
 
 struct Inner {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     id: uuid::Uuid,
     clock: Arc<dyn Clock>,
@@ -85,8 +97,10 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Not tried again while this process lives.
+    /// Damaged; not tried again while this process lives.
     unusable: BTreeSet<RepositoryId>,
+    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Option<Error>,
 }
 
 impl fmt::Debug for Store {
@@ -109,25 +123,37 @@ impl Store {
         signer: SigningKey,
         wrap: Box<Wrap>,
     ) -> Result<(Self, RecoveryReport)> {
-        let repositories = folder.join(REPOSITORIES);
-        fs::create_private_dir_all(&repositories)?;
+        Self::open_on(Arc::new(RealDisk), folder, clock, signer, wrap)
+    }
+
+    /// The same on another disk than the real one. Locks and indexes lie in the real folder of that name, which must be there for
+    /// each folder that the disk makes.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        clock: Arc<dyn Clock>,
+        signer: SigningKey,
+        wrap: Box<Wrap>,
+    ) -> Result<(Self, RecoveryReport)> {
+        disk::ensure_dir(&*disk, folder)?;
+        disk.create_dir_all(&folder.join(REPOSITORIES))?;
         let _locked = Lock::exclusive(&folder.join(STORE_LOCK))?;
         let path = folder.join(STORE_FILE);
-        let id = if fs::metadata_if_there(&path)?.is_some() {
-            let text = load::<StoreFile>(&path)?.id;
+        let id = if disk.exists(&path)? {
+            let text = load::<StoreFile>(&*disk, &path)?.id;
+            // Who made it may have died before it was safe.
+            disk.sync_dir(folder)?;
             text.parse().map_err(|_| Error::damaged(&path.display(), &"its id is not one"))?
         } else {
             let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
             let file = to_sealed_json(&StoreFile { format: FORMAT, id: id.to_string() })?;
-            durable::save(&path, Access::Private, file.as_bytes())?;
-            // The store's folder may be new itself.
-            if let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) {
-                fs::sync_dir(above)?;
-            }
+            let saved = durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes());
+            // It may have its name, and yet not survive: as if it had never been there.
+            saved.inspect_err(|_| drop(disk.remove_file(&path)))?;
             id
         };
         let repositories = Mutex::default();
-        let inner = Inner { folder: folder.to_owned(), id, clock, signer, wrap, repositories };
+        let inner = Inner { disk, folder: folder.to_owned(), id, clock, signer, wrap, repositories };
         let mut report = RecoveryReport::default();
         inner.scan(&mut inner.known(), &mut report)?;
         Ok((Self { inner: Arc::new(inner) }, report))
@@ -145,7 +171,7 @@ impl Store {
 
     /// Bytes that can still be written to the disk it lies on.
     pub fn free_bytes(&self) -> Result<u64> {
-        Ok(fs::free_bytes(&self.inner.folder)?)
+        Ok(self.inner.disk.free_bytes(&self.inner.folder)?)
     }
 
     /// All repositories, those that another process has made meanwhile included.
@@ -177,11 +203,15 @@ impl Store {
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
         }
+        if let Some(error) = known.failing.take() {
+            // It may be this device's own: a second one would hide its history.
+            return Err(error);
+        }
         let id = RepositoryId::from_random(random::bytes());
         let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
-        fs::create_private_dir_all(&folder)?;
-        fs::sync_dir(&inner.folder.join(REPOSITORIES))?;
-        let (shelf, _) = FolderShelf::open(&folder)?;
+        inner.disk.create_dir_all(&folder)?;
+        inner.disk.sync_dir(&inner.folder.join(REPOSITORIES))?;
+        let (shelf, _) = FolderShelf::open_on(&inner.disk, &folder)?;
         let at = inner.clock.now();
         let config = Config::new(id, at);
         let event = OwnerEvent::Create { fingerprint: owner, signer: signer.to_owned(), alias, at };
@@ -199,16 +229,7 @@ impl Store {
     /// The repositories that a person may have meant: by an alias of its owner (whatever the case), or by the beginning of
     /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
     pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
-        let lower = text.to_lowercase();
-        let matches = |repository: &Arc<Repository>| {
-            let by_id = text.len() >= 4 && repository.id().to_string().starts_with(&lower);
-            by_id
-                || repository.owner_log().iter().any(|event| {
-                    event.fingerprint().begins_with(text)
-                        || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
-                })
-        };
-        self.repositories().into_iter().filter(matches).collect()
+        self.repositories().into_iter().filter(|repository| repository.answers_to(text)).collect()
     }
 }
 
@@ -239,7 +260,8 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
-        for name in fs::read_dir(&all)? {
+        known.failing = None;
+        for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
             if known.open.contains_key(&id) || known.unusable.contains(&id) {
                 continue;
@@ -252,8 +274,12 @@ impl Inner {
                 // One bad repository does not hide the others.
                 Err(error) => {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
-                    known.unusable.insert(id);
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
+                    if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
+                        known.failing = Some(error);
+                    } else {
+                        known.unusable.insert(id);
+                    }
                 }
             }
         }
@@ -263,15 +289,15 @@ impl Inner {
     /// `None` for a folder that is not a repository yet: its making was interrupted, or goes on in another process.
     fn open(&self, folder: &Path, id: RepositoryId, report: &mut RecoveryReport) -> Result<Option<Repository>> {
         let path = folder.join(layout::config().as_str());
-        if fs::metadata_if_there(&path)?.is_none() {
-            let used = fs::metadata_if_there(&folder.join(layout::packs().as_str()))?.is_some();
+        if !self.disk.exists(&path)? {
+            let used = self.disk.exists(&folder.join(layout::packs().as_str()))?;
             return if used { Err(Error::damaged(&"config.json", &"it is gone")) } else { Ok(None) };
         }
-        let config: Config = load(&path)?;
+        let config: Config = load(&*self.disk, &path)?;
         if config.id != id {
             return Err(Error::damaged(&"config.json", &"it belongs to another repository"));
         }
-        let (shelf, stale) = FolderShelf::open(folder)?;
+        let (shelf, stale) = FolderShelf::open_on(&self.disk, folder)?;
         let shelf = (self.wrap)(shelf);
         if let Err(error) = recovery::rescue(stale, &*shelf, report) {
             // Most likely the disk is full: reading must be possible all the same.
@@ -283,13 +309,13 @@ impl Inner {
 }
 
 /// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
-fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(fs::read(path)?).map_err(|error| damaged(&error))?;
+    let text = String::from_utf8(disk.read(path)?).map_err(|error| damaged(&error))?;
     let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
     let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
     if found > FORMAT {

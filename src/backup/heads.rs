@@ -168,7 +168,8 @@ mod tests {
             let signed = key.sign_record(&record);
             let id = signer::snapshot_id(&signed);
             let from = Fingerprint::from_bytes([0; 32]);
-            SnapshotInfo { id, signed, receipt: Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from } }
+            let receipt = Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from };
+            SnapshotInfo { id, signed, receipt, forgotten: None }
         };
         sequences.map(snapshot).collect()
     }

@@ -77,21 +77,29 @@ async fn list<V: Vault>(
     output: &Output,
 ) -> Result<(), Error> {
     let manifest = |error| Error::Restore(crate::restore::Error::Manifest(error));
-    let mut reader = EntryReader::new(vault, &snapshot.record.manifest).map_err(manifest)?;
+    let list = &snapshot.record.manifest;
+    let mut reader = match &selection.path {
+        None => EntryReader::new(vault, list),
+        Some(wanted) => EntryReader::starting_at(vault, list, wanted),
+    }
+    .map_err(manifest)?;
     let mut any = false;
     while let Some(entry) = reader.next().await.map_err(manifest)? {
-        let shown = match &selection.path {
-            None => Some(entry.path.clone()),
-            Some(wanted) if entry.path == *wanted && entry.is_file() => Some(entry.path.clone()),
-            Some(wanted) => entry.path.strip_prefix(wanted),
-        };
-        let Some(shown) = shown else {
-            any |= selection.path.as_ref() == Some(&entry.path);
-            continue;
-        };
-        any = true;
-        if args.recursive || shown.depth() == 1 || selection.path.as_ref() == Some(&entry.path) {
-            show(&entry, output);
+        let is_folder = matches!(entry.kind, EntryKind::Folder);
+        match &selection.path {
+            Some(wanted) if entry.path == *wanted => {
+                any = true;
+                // Of a folder that was named, what is in it is listed.
+                if is_folder {
+                    continue;
+                }
+            }
+            Some(wanted) if entry.path.strip_prefix(wanted).is_none() => break,
+            Some(_) | None => {}
+        }
+        show(&entry, output);
+        if is_folder && !args.recursive {
+            reader.go_past(&entry.path);
         }
     }
     if any || selection.path.is_none() {
@@ -102,13 +110,23 @@ async fn list<V: Vault>(
         .into())
 }
 
-fn show(entry: &Entry, output: &Output) {
-    let (kind, mark, target) = match &entry.kind {
+/// What an entry is, for programs and for people, and where a link leads.
+pub(crate) fn kind(entry: &Entry) -> (&'static str, char, String) {
+    match &entry.kind {
         EntryKind::File { .. } => ("file", '-', String::new()),
         EntryKind::Folder => ("folder", 'd', String::new()),
         EntryKind::Link { target } => ("link", 'l', format!(" -> {}", crate::model::text::clean_bytes(target))),
-    };
-    let mtime = entry.metadata.mtime.and_then(|time| jiff::Timestamp::new(time.seconds(), time.nanos() as i32).ok());
+    }
+}
+
+/// When its content was changed last.
+pub(crate) fn modified(entry: &Entry) -> Option<jiff::Timestamp> {
+    entry.metadata.mtime.and_then(|time| jiff::Timestamp::new(time.seconds(), time.nanos() as i32).ok())
+}
+
+fn show(entry: &Entry, output: &Output) {
+    let (kind, mark, target) = kind(entry);
+    let mtime = modified(entry);
     output.row(&json!({
         "path": entry.path.to_string(), "kind": kind, "bytes": entry.size(), "mtime": mtime, "mode": entry.metadata.mode,
     }));

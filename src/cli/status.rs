@@ -91,7 +91,8 @@ async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Res
     let mut lines = Vec::new();
     for repository in store.repositories() {
         let (alias, stored) = (repository.alias(), repository.stored_bytes()?);
-        let snapshots = repository.snapshots()?;
+        let mut snapshots = repository.snapshots()?;
+        snapshots.retain(|snapshot| snapshot.forgotten.is_none());
         let mut newest = std::collections::BTreeMap::new();
         for snapshot in &snapshots {
             if let Ok(record) = signer::open_record(&snapshot.signed) {

@@ -342,7 +342,7 @@ mod tests {
         let received_at = Timestamp::UNIX_EPOCH;
         let receipt = Receipt { record: id, received_at, from: Fingerprint::from_bytes([1; 32]) };
         let other = RepositoryParameters { id: RepositoryId::from_random([9; 16]), ..parameters() };
-        let ours = vec![SnapshotInfo { id, signed, receipt }];
+        let ours = vec![SnapshotInfo { id, signed, receipt, forgotten: None }];
         Json(Listing { repositories: vec![list(other, vec![]), list(parameters(), ours)] }).into_response()
     }
 

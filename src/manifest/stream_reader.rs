@@ -16,8 +16,11 @@ const FETCH_CHUNKS: usize = 16;
 #[derive(Debug)]
 pub struct StreamReader<V> {
     vault: Arc<V>,
-    length: u64,
+    // `None` for a part of a stream, whose length nobody has said.
+    length: Option<u64>,
     given: u64,
+    chunks_given: usize,
+    ahead: usize,
     // One queue of ids for each level of lists, the deepest (the bytes' own chunks) last.
     levels: Vec<Level>,
 }
@@ -41,7 +44,26 @@ impl<V: Vault> StreamReader<V> {
         }
         let mut levels: Vec<Level> = (0..=stream.depth).map(|_| Level::default()).collect();
         levels[0].ids.extend(&stream.ids);
-        Ok(Self { vault, length: stream.length, given: 0, levels })
+        Ok(Self { vault, length: Some(stream.length), given: 0, chunks_given: 0, ahead: FETCH_CHUNKS, levels })
+    }
+
+    /// The list of the chunks that hold the bytes of `stream`, which must be nested: what lies one level above them.
+    pub(crate) fn of_list(vault: Arc<V>, stream: &Stream) -> Result<Self> {
+        let list =
+            Stream { length: 0, depth: stream.depth.checked_sub(1).ok_or(Error::Form)?, ids: stream.ids.clone() };
+        Ok(Self { length: None, ..Self::new(vault, &list)? })
+    }
+
+    /// The bytes of these chunks, a part of a stream. Begins with few chunks at a time: whoever reads from the middle may want
+    /// little.
+    pub(crate) fn of_chunks(vault: Arc<V>, ids: &[ChunkId]) -> Self {
+        let level = Level { ids: ids.iter().copied().collect(), ..Level::default() };
+        Self { vault, length: None, given: 0, chunks_given: 0, ahead: 1, levels: vec![level] }
+    }
+
+    /// How many of the chunks that hold the bytes were given so far.
+    pub(crate) fn chunks_given(&self) -> usize {
+        self.chunks_given
     }
 
     /// The next bytes; `None` after the last.
@@ -53,15 +75,21 @@ impl<V: Vault> StreamReader<V> {
         loop {
             if let Some(bytes) = self.levels[deepest].fetched.pop_front() {
                 self.given += bytes.len() as u64;
-                return if self.given > self.length { Err(Error::Form) } else { Ok(Some(bytes)) };
+                self.chunks_given += 1;
+                let too_long = self.length.is_some_and(|length| self.given > length);
+                return if too_long { Err(Error::Form) } else { Ok(Some(bytes)) };
             }
             // The deepest level that still has ids is fetched; what it gives is ids for the level below it.
             let Some(level) = (0..=deepest).rev().find(|level| !self.levels[*level].ids.is_empty()) else {
-                let whole = self.given == self.length && self.levels.iter().all(|level| level.half.is_empty());
+                let whole = self.length.is_none_or(|length| self.given == length)
+                    && self.levels.iter().all(|level| level.half.is_empty());
                 return if whole { Ok(None) } else { Err(Error::Form) };
             };
             // One list stands for thousands of chunks; more at once would only take memory.
-            let count = self.levels[level].ids.len().min(if level == deepest { FETCH_CHUNKS } else { 1 });
+            let count = self.levels[level].ids.len().min(if level == deepest { self.ahead } else { 1 });
+            if level == deepest {
+                self.ahead = (2 * self.ahead).min(FETCH_CHUNKS);
+            }
             let ids: Vec<ChunkId> = self.levels[level].ids.drain(..count).collect();
             let chunks = fetch(&*self.vault, ids).await?;
             if level == deepest {
@@ -89,7 +117,7 @@ impl Level {
 }
 
 /// Fetches chunks and checks them; the result is in the order of `ids`.
-async fn fetch<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> Result<Vec<Bytes>> {
+pub(crate) async fn fetch<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> Result<Vec<Bytes>> {
     let mut unique = ids.clone();
     unique.sort_unstable();
     unique.dedup();

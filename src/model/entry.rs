@@ -74,6 +74,20 @@ impl Entry {
         }
     }
 
+    /// The path of a line of the manifest, for those who sort lines and need nothing else of most of them. The message is the
+    /// parser's.
+    pub fn path_of(line: &[u8]) -> Result<RelPath, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Place {
+            path: Option<String>,
+            path_bytes: Option<String>,
+        }
+        let place: Place = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let bytes = bytes_of(place.path, place.path_bytes).map_err(|error| error.to_string())?;
+        RelPath::new(bytes).map_err(|error| error.to_string())
+    }
+
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         matches!(self.kind, EntryKind::File { .. })
@@ -270,6 +284,7 @@ mod tests {
             let entry = Entry { path, kind, metadata };
             let line = serde_json::to_string(&entry).unwrap();
             prop_assert!(!line.contains('\n'));
+            prop_assert_eq!(Entry::path_of(line.as_bytes()).unwrap(), entry.path.clone());
             prop_assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
         }
     }

@@ -95,6 +95,21 @@ pub struct Receipt {
     pub from: Fingerprint,
 }
 
+/// The mark of a snapshot that its receiver's rules keep no longer. Its record stays for ever, so that the chain can be checked;
+/// its data stays until `until`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forgotten {
+    /// Which snapshot.
+    pub record: SnapshotId,
+    /// The rules that did not want it, in words.
+    pub rule: String,
+    /// When it was forgotten, by the receiver's clock.
+    pub when: Timestamp,
+    /// Until then it can be brought back.
+    pub until: Timestamp,
+}
+
 /// A snapshot as it is advertised: everything a list or a chain check needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,4 +120,7 @@ pub struct SnapshotInfo {
     pub signed: SignedRecord,
     /// When and from whom it came.
     pub receipt: Receipt,
+    /// It was forgotten: it is listed for the chain's sake and not offered any more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub forgotten: Option<Forgotten>,
 }

@@ -4,58 +4,55 @@
 //! name. In 500 simulated power cuts, syncing only the file lost 9,293 of 10,293 acknowledged items; syncing the folder too
 //! lost none.
 //!
-//! The steps are one routine, [`Staged::commit_as`]; every other way in ends there.
+//! The steps are one routine, [`Staged::commit_through`]; every other way in ends there.
 //!
 //! A failed sync is a failure of that file for good: Linux may report it once and then forget it, so a second sync that
 //! succeeds proves nothing. The file is thrown away.
 
-use crate::platform::{Context, Result, fs, random};
-use std::fs::{File, OpenOptions};
+use crate::platform::disk::{Disk, DiskFile, ReadAt, RealDisk};
+use crate::platform::{Context, Result, random};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use crate::platform::disk::Access;
 
 /// A file being written beside its final place. Dropped without [`Staged::commit`], it is deleted.
 #[derive(Debug)]
 pub struct Staged {
-    file: Option<File>,
+    disk: Arc<dyn Disk>,
+    file: Option<Box<dyn DiskFile>>,
     temporary: PathBuf,
     target: PathBuf,
-}
-
-/// Who may read the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// As the user's umask says.
-    Usual,
-    /// The owner only, from the moment it exists.
-    Private,
 }
 
 impl Staged {
     /// Begins a file that will be `target`, whose folder must exist.
     pub fn create(target: &Path, access: Access) -> Result<Self> {
+        Self::create_on(Arc::new(RealDisk), target, access)
+    }
+
+    /// The same on any disk.
+    pub fn create_on(disk: Arc<dyn Disk>, target: &Path, access: Access) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         // Long names are cut, so that the temporary one is legal wherever the final one is.
         let kept: String = name.chars().take(40).collect();
         let unique = u64::from_le_bytes(random::bytes());
         let temporary = target.with_file_name(format!(".{kept}.{unique:016x}.tmp"));
-        Self::begin(temporary, target.to_owned(), access)
+        Self::begin(disk, temporary, target.to_owned(), access)
     }
 
     /// Begins a file in `folder` under a name of its own, for [`Staged::commit_as`]; so what a crash leaves behind lies in one
     /// known place. `folder` must be on the file system of the later target.
-    pub fn create_in(folder: &Path, access: Access) -> Result<Self> {
+    pub fn create_in(disk: Arc<dyn Disk>, folder: &Path, access: Access) -> Result<Self> {
         let unique = u64::from_le_bytes(random::bytes());
         let temporary = folder.join(format!("{unique:016x}"));
-        Self::begin(temporary.clone(), temporary, access)
+        Self::begin(disk, temporary.clone(), temporary, access)
     }
 
-    fn begin(temporary: PathBuf, target: PathBuf, access: Access) -> Result<Self> {
-        let mode = if access == Access::Private { 0o600 } else { 0o666 };
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&temporary);
-        let file = file.context("create", &temporary)?;
-        Ok(Self { file: Some(file), temporary, target })
+    fn begin(disk: Arc<dyn Disk>, temporary: PathBuf, target: PathBuf, access: Access) -> Result<Self> {
+        let file = disk.create_new(&temporary, access)?;
+        Ok(Self { disk, file: Some(file), temporary, target })
     }
 
     /// Where it lies until it is committed.
@@ -64,8 +61,8 @@ impl Staged {
     }
 
     /// A second handle for reading what was written so far; it stays good when the file is renamed or deleted.
-    pub fn reader(&self) -> Result<fs::OpenFile> {
-        fs::OpenFile::open(&self.temporary)
+    pub fn reader(&self) -> Result<Arc<dyn ReadAt>> {
+        self.disk.open(&self.temporary)
     }
 
     /// Makes it durable under its final name, replacing what was there.
@@ -75,15 +72,21 @@ impl Staged {
     }
 
     /// Makes it durable as `target`, replacing what was there. The folder of `target` must exist.
-    pub fn commit_as(mut self, target: &Path) -> Result<()> {
+    pub fn commit_as(self, target: &Path) -> Result<()> {
+        let disk = Arc::clone(&self.disk);
+        self.commit_through(target, |folder| disk.sync_dir(folder))
+    }
+
+    /// The same for those who keep account of the folders that they sync.
+    pub fn commit_through(mut self, target: &Path, sync_folder: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if let Some(file) = self.file.take() {
-            file.sync_all().context("sync", &self.temporary)?;
+            file.sync().context("sync", &self.temporary)?;
             trace(Step::Synced, target);
         }
-        fs::rename(&self.temporary, target)?;
+        self.disk.rename(&self.temporary, target)?;
         trace(Step::Renamed, target);
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::sync_dir(folder)?;
+        sync_folder(folder)?;
         trace(Step::FolderSynced, target);
         Ok(())
     }
@@ -108,13 +111,18 @@ impl Seek for Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         // After a commit the name is gone and this does nothing; after a failure it is the clean-up, which may fail, too.
-        let _ = fs::remove_file(&self.temporary);
+        let _ = self.disk.remove_file(&self.temporary);
     }
 }
 
 /// Saves a small file in one go.
 pub fn save(target: &Path, access: Access, bytes: &[u8]) -> Result<()> {
-    let mut staged = Staged::create(target, access)?;
+    save_on(Arc::new(RealDisk), target, access, bytes)
+}
+
+/// The same on any disk.
+pub fn save_on(disk: Arc<dyn Disk>, target: &Path, access: Access, bytes: &[u8]) -> Result<()> {
+    let mut staged = Staged::create_on(disk, target, access)?;
     staged.write_all(bytes).context("write", target)?;
     staged.commit()
 }
@@ -159,6 +167,7 @@ mod tracing_steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -193,7 +202,7 @@ mod tests {
         let (aside, place) = (folder.path().join("aside"), folder.path().join("place"));
         fs::create_dir(&aside).unwrap();
         fs::create_dir(&place).unwrap();
-        let mut staged = Staged::create_in(&aside, Access::Private).unwrap();
+        let mut staged = Staged::create_in(Arc::new(RealDisk), &aside, Access::Private).unwrap();
         staged.write_all(b"bytes").unwrap();
         let reader = staged.reader().unwrap();
         assert_eq!(steps_below(folder.path()), []);

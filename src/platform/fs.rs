@@ -64,6 +64,11 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir(path).context("create folder", path)
 }
 
+/// Makes one folder that must not exist yet and that only this user may look into.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new().mode(0o700).create(path).context("create folder", path)
+}
+
 /// The names in a folder, unsorted.
 pub fn read_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
     let entries = fs::read_dir(path).context("list", path)?;
@@ -71,7 +76,7 @@ pub fn read_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
 }
 
 /// What an entry of a folder is, links not followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A regular file.
     File,

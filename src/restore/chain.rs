@@ -48,9 +48,18 @@ pub enum Break {
         /// Where the chain breaks.
         id: SnapshotId,
     },
+    /// The holder has forgotten the newest one, which no rule of its lets it do.
+    #[error("set `{set}`: the holder has forgotten the newest snapshot, {}, which it never should", id.short())]
+    Forgotten {
+        /// Which set.
+        set: SetName,
+        /// Its newest snapshot.
+        id: SnapshotId,
+    },
 }
 
-/// Checks a listing: every id, signature and link. Returns the snapshots that hold, by set and sequence, and every break.
+/// Checks a listing: every id, signature and link, forgotten snapshots included. Returns the snapshots that hold and that are not
+/// forgotten, by set and sequence, and every break.
 ///
 /// `known_signers` are keys (hex) that the caller vouches for; the owner log is only the holder's word.
 pub fn check(
@@ -95,7 +104,10 @@ pub fn check(
             }
             before = Some(checked);
         }
-        good.extend(chain);
+        if let Some(newest) = chain.last().filter(|newest| newest.info.forgotten.is_some()) {
+            breaks.push(Break::Forgotten { set: set.clone(), id: newest.info.id });
+        }
+        good.extend(chain.into_iter().filter(|checked| checked.info.forgotten.is_none()));
     }
     (good, breaks)
 }
@@ -103,7 +115,7 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Alias, Changes, Fingerprint, Receipt, Stream, Totals};
+    use crate::model::{Alias, Changes, Fingerprint, Forgotten, Receipt, Stream, Totals};
     use crate::signer::SigningKey;
     use jiff::Timestamp;
 
@@ -130,7 +142,8 @@ mod tests {
         let signed = key.sign_record(&record);
         let id = signer::snapshot_id(&signed);
         let from = Fingerprint::from_bytes([0; 32]);
-        SnapshotInfo { id, signed, receipt: Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from } }
+        let receipt = Receipt { record: id, received_at: Timestamp::UNIX_EPOCH, from };
+        SnapshotInfo { id, signed, receipt, forgotten: None }
     }
 
     fn chain(key: &SigningKey, length: u64) -> Vec<SnapshotInfo> {
@@ -154,6 +167,23 @@ mod tests {
         let create = OwnerEvent::Create { fingerprint, signer, alias: Alias::new("old"), at: Timestamp::UNIX_EPOCH };
         let (good, breaks) = check(REPOSITORY, &[create], &[], &chain(&key, 4));
         assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::OwnerLog));
+    }
+
+    #[test]
+    fn forgotten_snapshots_hold_the_chain_together_and_are_not_offered() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let mut all = chain(&key, 4);
+        let forget = |info: &mut SnapshotInfo| {
+            let (record, rule, when) = (info.id, "last 1".to_owned(), Timestamp::UNIX_EPOCH);
+            info.forgotten = Some(Forgotten { record, rule, when, until: when });
+        };
+        forget(&mut all[0]);
+        forget(&mut all[2]);
+        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &all);
+        assert_eq!(breaks, []);
+        assert_eq!(good.iter().map(|checked| checked.record.sequence).collect::<Vec<_>>(), [2, 4]);
+        forget(&mut all[3]);
+        assert!(matches!(check(REPOSITORY, &[], &[], &all).1[..], [Break::Forgotten { .. }]));
     }
 
     #[test]

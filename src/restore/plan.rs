@@ -158,14 +158,22 @@ impl<'a, V: Vault> Planner<'a, V> {
     }
 
     fn run(mut self, shutdown: &Shutdown) -> Result<Plan> {
-        let mut reader = EntryReader::new(self.vault.clone(), &self.options.manifest)?;
         let mut any = false;
         let handle = self.handle.clone();
+        let (vault, manifest) = (self.vault.clone(), &self.options.manifest);
+        let mut reader = match &self.options.path {
+            None => EntryReader::new(vault, manifest)?,
+            Some(path) => EntryReader::starting_at(vault, manifest, path)?,
+        };
         while let Some(entry) = handle.block_on(reader.next())? {
             if shutdown.is_stopped() {
                 return Err(Error::Stopped);
             }
             self.monitor.count(Counter::Entries, 1);
+            // Sorted by path: what does not lie in it comes after all that does.
+            if self.options.path.as_ref().is_some_and(|wanted| !is_in(&entry.path, wanted)) {
+                break;
+            }
             if let Some(entry) = self.selected(entry) {
                 any |= self.entry(entry)?;
             }
@@ -406,6 +414,11 @@ enum There {
     File,
     Other,
     Unknown,
+}
+
+/// Whether `path` is, or lies in, `wanted`.
+fn is_in(path: &RelPath, wanted: &RelPath) -> bool {
+    path == wanted || path.strip_prefix(wanted).is_some()
 }
 
 fn sibling(path: &RelPath, name: &Name) -> RelPath {

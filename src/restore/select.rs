@@ -125,6 +125,15 @@ impl Include {
         Ok(Self(Some(built)))
     }
 
+    /// What `find` looks for: the same patterns, but for what lies in the folders that fit.
+    pub fn exactly(pattern: &str) -> Result<Self> {
+        let anchored = pattern.trim_start_matches('/').trim_end_matches('/');
+        let text = if pattern.contains('/') { anchored.to_owned() } else { format!("**/{pattern}") };
+        let invalid = |source| Error::Pattern { pattern: pattern.to_owned(), source };
+        let glob = GlobBuilder::new(&text).literal_separator(true).build().map_err(invalid)?;
+        Ok(Self(Some(GlobSetBuilder::new().add(glob).build().map_err(invalid)?)))
+    }
+
     /// Whether an entry is wanted. Folders above wanted entries are made as needed.
     pub fn wants(&self, path: &RelPath) -> bool {
         let path: &Path = crate::platform::attributes::path_from_bytes(path.as_bytes());
@@ -166,5 +175,11 @@ mod tests {
         assert!(wants(&["2024"], "photos/2024/a") && wants(&["/photos/*.jpg"], "photos/x.jpg"));
         assert!(!wants(&["photos/*.jpg"], "photos/2024/x.jpg"));
         assert!(Include::new(&["a{".to_owned()]).is_err());
+        let finds = |pattern: &str, path: &str| {
+            Include::exactly(pattern).unwrap().wants(&RelPath::new(path.as_bytes()).unwrap())
+        };
+        assert!(finds("2024", "photos/2024") && !finds("2024", "photos/2024/a"));
+        assert!(finds("photos/*.jpg", "photos/x.jpg") && !finds("*.jpg", "x.png") && finds("**", "a/b"));
+        assert!(Include::exactly("a{").is_err());
     }
 }

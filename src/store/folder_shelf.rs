@@ -4,17 +4,19 @@
 //! crash, and [`recovery`](crate::store::recovery) looks through it. Making such a folder and looking for old ones happen
 //! under one lock, so that a new folder is never taken for an old one.
 
-use crate::platform::durable::{Access, Staged};
-use crate::platform::fs::{self, Kind, OpenFile};
+use crate::platform::disk::{Access, Disk, RealDisk};
+use crate::platform::durable::Staged;
+use crate::platform::fs::Kind;
 use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::{Context, Result};
+use crate::store::durable_folders::DurableFolders;
 use crate::store::layout::{LOCKS, ObjectName, STAGING};
 use crate::store::shelf::{Draft, Object, Shelf};
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The file in a staging folder that its process holds locked.
 const STAGING_LOCK: &str = "lock";
@@ -22,32 +24,38 @@ const STAGING_LOCK: &str = "lock";
 /// Objects as files below one folder.
 #[derive(Debug)]
 pub struct FolderShelf {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     staging: Staging,
-    /// Folders that are known to survive a power cut, because this process has synced the ones above them.
-    durable: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<DurableFolders>,
 }
 
 impl FolderShelf {
     /// A shelf in `folder`, which must exist, and the staging folders that dead processes left there.
     pub fn open(folder: &Path) -> Result<(Self, Vec<StaleStaging>)> {
+        Self::open_on(&(Arc::new(RealDisk) as Arc<dyn Disk>), folder)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(disk: &Arc<dyn Disk>, folder: &Path) -> Result<(Self, Vec<StaleStaging>)> {
         let all = folder.join(STAGING);
         let locks = folder.join(LOCKS);
-        fs::create_private_dir_all(&all)?;
-        fs::create_private_dir_all(&locks)?;
+        disk.create_dir_all(&all)?;
+        disk.create_dir_all(&locks)?;
         let _scanning = Lock::exclusive(&locks.join(STAGING))?;
         let mut stale = Vec::new();
-        for name in fs::read_dir(&all)? {
+        for (name, _) in disk.list(&all)? {
             let folder = all.join(name);
             // A process that ends deletes its own folder meanwhile; then there is no lock to take any more.
             let Ok(Some(lock)) = Lock::try_exclusive(&folder.join(STAGING_LOCK)) else { continue };
-            stale.push(StaleStaging { folder, _lock: lock });
+            stale.push(StaleStaging { disk: Arc::clone(disk), folder, _lock: lock });
         }
         let own = all.join(format!("{:016x}", u64::from_le_bytes(random::bytes())));
-        fs::create_dir(&own)?;
+        disk.create_dir(&own)?;
         let lock = Lock::exclusive(&own.join(STAGING_LOCK))?;
-        let staging = Staging { folder: own, _lock: lock };
-        Ok((Self { folder: folder.to_owned(), staging, durable: Arc::default() }, stale))
+        let staging = Staging { disk: Arc::clone(disk), folder: own, _lock: lock };
+        let folders = Arc::new(DurableFolders::new(Arc::clone(disk), folder.to_owned()));
+        Ok((Self { disk: Arc::clone(disk), folder: folder.to_owned(), staging, folders }, stale))
     }
 
     fn path(&self, name: &ObjectName) -> PathBuf {
@@ -55,7 +63,7 @@ impl FolderShelf {
     }
 
     fn walk(&self, name: &str, found: &mut Vec<ObjectName>) -> Result<()> {
-        let entries = match fs::read_dir_kinds(&self.folder.join(name)) {
+        let entries = match self.disk.list(&self.folder.join(name)) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
@@ -75,33 +83,35 @@ impl FolderShelf {
 /// A staging folder that a dead process left; locked, so that only one process looks through it.
 #[derive(Debug)]
 pub struct StaleStaging {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     _lock: Lock,
 }
 
 impl StaleStaging {
     /// What was being written when the process died.
-    pub fn drafts(&self) -> Result<Vec<OpenFile>> {
-        let mut names = fs::read_dir(&self.folder)?;
-        names.retain(|name| name != STAGING_LOCK);
-        names.iter().map(|name| OpenFile::open(&self.folder.join(name))).collect()
+    pub fn drafts(&self) -> Result<Vec<Arc<dyn Object>>> {
+        let mut names = self.disk.list(&self.folder)?;
+        names.retain(|(name, _)| name != STAGING_LOCK);
+        names.iter().map(|(name, _)| self.disk.open(&self.folder.join(name))).collect()
     }
 
     /// Deletes it with all that is in it.
     pub fn discard(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder)
+        self.disk.remove_dir_all(&self.folder)
     }
 }
 
 impl Shelf for FolderShelf {
     fn draft(&self) -> Result<Box<dyn Draft>> {
-        let staged = Staged::create_in(&self.staging.folder, Access::Private)?;
-        let (folder, durable) = (self.folder.clone(), Arc::clone(&self.durable));
-        Ok(Box::new(FileDraft { staged, folder, durable }))
+        let disk = Arc::clone(&self.disk);
+        let staged = Staged::create_in(Arc::clone(&disk), &self.staging.folder, Access::Private)?;
+        let (folder, folders) = (self.folder.clone(), Arc::clone(&self.folders));
+        Ok(Box::new(FileDraft { disk, staged, folder, folders }))
     }
 
     fn open(&self, name: &ObjectName) -> Result<Arc<dyn Object>> {
-        Ok(Arc::new(OpenFile::open(&self.path(name))?))
+        self.disk.open(&self.path(name))
     }
 
     fn list(&self, folder: &ObjectName) -> Result<Vec<ObjectName>> {
@@ -112,43 +122,50 @@ impl Shelf for FolderShelf {
     }
 
     fn confirm(&self, names: &[ObjectName]) -> Result<()> {
-        let folders: HashSet<_> =
-            names.iter().filter_map(|name| self.path(name).parent().map(Path::to_owned)).collect();
-        for folder in folders {
-            ensure(&self.durable, &self.folder, &folder)?;
-            fs::sync_dir(&folder)?;
+        let mut by_folder: BTreeMap<PathBuf, Vec<&ObjectName>> = BTreeMap::new();
+        for name in names {
+            let folder = self.path(name).parent().map(Path::to_owned).unwrap_or_default();
+            by_folder.entry(folder).or_default().push(name);
+        }
+        for (folder, names) in by_folder {
+            self.folders.ensure(&folder)?;
+            let before = self.folders.failures(&folder);
+            if before.none() {
+                self.folders.sync(&folder, before)?;
+            } else {
+                // Their names may be forgotten already, and another sync would not say so.
+                names.into_iter().try_for_each(|name| self.put(name, &self.get(name)?))?;
+            }
         }
         Ok(())
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         let path = self.path(name);
-        fs::remove_file(&path)?;
-        path.parent().map_or(Ok(()), fs::sync_dir)
+        let folder = path.parent().unwrap_or(&self.folder);
+        let before = self.folders.failures(folder);
+        self.disk.remove_file(&path)?;
+        self.folders.sync(folder, before)
     }
-}
 
-/// Makes `folder` and those above it, up to `root`, and makes them survive a power cut; once for each in a process.
-fn ensure(durable: &Mutex<HashSet<PathBuf>>, root: &Path, folder: &Path) -> Result<()> {
-    let known =
-        |durable: &Mutex<HashSet<PathBuf>>| durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
-    let Some(above) = folder.parent().filter(|_| folder != root) else { return Ok(()) };
-    if known(durable) {
-        return Ok(());
+    /// Reads nothing, so that an object on a bad sector can be moved, too.
+    fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        let folders = [&to, &from].map(|path| path.parent().unwrap_or(&self.folder));
+        self.folders.ensure(folders[0])?;
+        let before = folders.map(|folder| self.folders.failures(folder));
+        self.disk.rename(&from, &to)?;
+        // The new name first: cut in between, the object has both or the old one.
+        folders.into_iter().zip(before).try_for_each(|(folder, before)| self.folders.sync(folder, before))
     }
-    ensure(durable, root, above)?;
-    fs::create_private_dir_all(folder)?;
-    // Another process may have made it just now and not synced yet: so whoever uses it first, syncs.
-    fs::sync_dir(above)?;
-    durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
-    Ok(())
 }
 
 #[derive(Debug)]
 struct FileDraft {
+    disk: Arc<dyn Disk>,
     staged: Staged,
     folder: PathBuf,
-    durable: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<DurableFolders>,
 }
 
 impl Draft for FileDraft {
@@ -157,37 +174,29 @@ impl Draft for FileDraft {
     }
 
     fn object(&self) -> Result<Arc<dyn Object>> {
-        Ok(Arc::new(self.staged.reader()?))
+        self.staged.reader()
     }
 
     fn keep(self: Box<Self>, name: &ObjectName) -> Result<()> {
-        let target = self.folder.join(name.as_str());
-        if let Some(folder) = target.parent() {
-            ensure(&self.durable, &self.folder, folder)?;
-        }
-        let replaces = fs::metadata_if_there(&target)?.is_some();
-        let kept = self.staged.commit_as(&target);
+        let Self { disk, staged, folder, folders } = *self;
+        let target = folder.join(name.as_str());
+        let folder = target.parent().unwrap_or(&folder);
+        folders.ensure(folder)?;
+        let before = folders.failures(folder);
+        let replaces = disk.exists(&target)?;
+        let kept = staged.commit_through(&target, |folder| folders.sync(folder, before));
         if kept.is_err() && !replaces {
             // It may have its name already, with only the folder's sync failed: nobody may come to rely on it.
-            let _ = fs::remove_file(&target);
+            let _ = disk.remove_file(&target);
         }
         kept
-    }
-}
-
-impl Object for OpenFile {
-    fn length(&self) -> Result<u64> {
-        Self::length(self)
-    }
-
-    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
-        Self::read_at(self, offset, length)
     }
 }
 
 /// This process's staging folder; gone when the last user is.
 #[derive(Debug)]
 struct Staging {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     _lock: Lock,
 }
@@ -195,7 +204,7 @@ struct Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be deleted now is found by the next one who opens the store.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = self.disk.remove_dir_all(&self.folder);
     }
 }
 
@@ -203,6 +212,7 @@ impl Drop for Staging {
 mod tests {
     use super::*;
     use crate::platform::durable::{Step, steps_below};
+    use crate::platform::fs;
 
     fn name(text: &str) -> ObjectName {
         ObjectName::parse(text).unwrap()
@@ -240,6 +250,21 @@ mod tests {
         draft.append(b"bytes").unwrap();
         draft.keep(&name("packs/ab/x")).unwrap_err();
         assert_eq!(fs::read_dir(&shelf.staging.folder).unwrap(), [STAGING_LOCK]);
+    }
+
+    #[test]
+    fn an_object_is_moved_whole_into_a_folder_that_was_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, _) = FolderShelf::open(folder.path()).unwrap();
+        shelf.put(&name("packs/ab/x"), b"bytes").unwrap();
+        shelf.put(&name("quarantine/packs/ab/y"), b"in the way").unwrap();
+        for to in ["trash/packs/ab/x", "quarantine/packs/ab/y"] {
+            shelf.rename(&name("packs/ab/x"), &name(to)).unwrap();
+            assert!(shelf.list(&name("packs")).unwrap().is_empty());
+            assert_eq!(shelf.get(&name(to)).unwrap(), b"bytes");
+            shelf.rename(&name(to), &name("packs/ab/x")).unwrap();
+        }
+        assert!(shelf.rename(&name("packs/ab/z"), &name("packs/ab/q")).unwrap_err().is_not_found());
     }
 
     #[test]

@@ -118,11 +118,54 @@ pub fn record(set: &SetName, sequence: u64, id: &SnapshotId) -> ObjectName {
     ObjectName::made(format!("{}/{sequence:010}-{id}", records_of(set)))
 }
 
+/// Where what is damaged lies, out of the way of the rest: below here it keeps the name it had. `copy` 0 is the first of that
+/// name.
+pub fn quarantined(name: &ObjectName, copy: u32) -> ObjectName {
+    let suffix = if copy == 0 { String::new() } else { format!(".{copy}") };
+    ObjectName::made(format!("{}/{name}{suffix}", quarantine()))
+}
+
+/// Everything that was set aside.
+pub fn quarantine() -> ObjectName {
+    ObjectName::made("quarantine".to_owned())
+}
+
+/// What is known about snapshots that have lost something.
+pub fn marks() -> ObjectName {
+    ObjectName::made("damage".to_owned())
+}
+
+/// What is known about one of them.
+pub fn mark(snapshot: &SnapshotId) -> ObjectName {
+    ObjectName::made(format!("damage/{snapshot}.json"))
+}
+
+/// When each pack was read and found whole.
+pub fn scrub() -> ObjectName {
+    ObjectName::made("scrub.json".to_owned())
+}
+
 /// Sequence and id behind a record's name.
 pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     let (sequence, id) = name.last().split_once('-')?;
     (sequence.len() == 10).then_some(())?;
     Some((sequence.parse().ok()?, id.parse().ok()?))
+}
+
+/// All marks of forgotten snapshots.
+pub fn forgotten() -> ObjectName {
+    ObjectName::made("forgotten".to_owned())
+}
+
+/// The mark of one forgotten snapshot.
+pub fn forgotten_mark(id: &SnapshotId) -> ObjectName {
+    ObjectName::made(format!("forgotten/{id}.json"))
+}
+
+/// The snapshot that a mark is about.
+pub fn forgotten_id(name: &ObjectName) -> Option<SnapshotId> {
+    let id = name.last().strip_suffix(".json")?.parse().ok()?;
+    (forgotten_mark(&id) == *name).then_some(id)
 }
 
 #[cfg(test)]

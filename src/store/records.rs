@@ -103,7 +103,7 @@ impl Records {
         let json = serde_json::to_string(&receipt).map_err(|error| Error::Refused(error.to_string()))?;
         let text = seal(&format!("{}\n{}\n{json}", signed.record, signed.signature));
         self.shelf.put(&name, text.as_bytes())?;
-        let info = SnapshotInfo { id: receipt.record, signed, receipt };
+        let info = SnapshotInfo { id: receipt.record, signed, receipt, forgotten: None };
         Ok(self.remember(name, Kept { record, info }))
     }
 
@@ -139,6 +139,6 @@ impl Records {
         if record.repository != self.repository {
             return Err(damaged("it belongs to another repository"));
         }
-        Ok(Kept { record, info: SnapshotInfo { id, signed, receipt } })
+        Ok(Kept { record, info: SnapshotInfo { id, signed, receipt, forgotten: None } })
     }
 }

@@ -5,13 +5,12 @@
 //! and the system reports that only once; it costs at most what may be pending.
 
 use crate::model::{PackId, RepositoryId};
-use crate::platform::fs::OpenFile;
 use crate::store::error::Result;
 use crate::store::folder_shelf::StaleStaging;
 use crate::store::index::Reconciled;
 use crate::store::layout::{self, MAX_PACK_BYTES};
 use crate::store::pack;
-use crate::store::shelf::Shelf;
+use crate::store::shelf::{Object, Shelf};
 use std::fmt;
 
 /// What opening a store found. Shown line by line; nothing to show means that all is well.
@@ -89,7 +88,7 @@ impl fmt::Display for RecoveryReport {
 pub(crate) fn rescue(stale: Vec<StaleStaging>, shelf: &dyn Shelf, report: &mut RecoveryReport) -> Result<()> {
     for staging in stale {
         for draft in staging.drafts()? {
-            if keep_if_whole(&draft, shelf)? {
+            if keep_if_whole(&*draft, shelf)? {
                 report.rescued_packs += 1;
             } else {
                 report.discarded_drafts += 1;
@@ -100,7 +99,7 @@ pub(crate) fn rescue(stale: Vec<StaleStaging>, shelf: &dyn Shelf, report: &mut R
     Ok(())
 }
 
-fn keep_if_whole(draft: &OpenFile, shelf: &dyn Shelf) -> Result<bool> {
+fn keep_if_whole(draft: &dyn Object, shelf: &dyn Shelf) -> Result<bool> {
     if draft.length()? > MAX_PACK_BYTES {
         return Ok(false);
     }

@@ -10,13 +10,15 @@ use crate::platform::clock::Clock;
 use crate::platform::lock::Lock;
 use crate::signer::{self, SigningKey};
 use crate::store::error::{Error, Result};
+use crate::store::forgotten::ForgottenMarks;
+use crate::store::health::Health;
 use crate::store::index::Index;
 use crate::store::layout::{self, FORMAT, LOCKS};
 use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
 use crate::store::pending::Pending;
-use crate::store::records::Records;
+use crate::store::records::{Kept, Records};
 use crate::store::recovery::RecoveryReport;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
@@ -56,8 +58,9 @@ impl Config {
 pub struct Repository {
     config: Config,
     folder: PathBuf,
-    packs: Arc<Packs>,
-    records: Records,
+    pub(crate) packs: Arc<Packs>,
+    pub(crate) records: Records,
+    pub(crate) forgotten: ForgottenMarks,
     owners: OwnerLog,
     syncer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -85,8 +88,9 @@ impl Repository {
         let records = Records::new(id, Arc::clone(&shelf));
         let bad = records.all()?.bad;
         report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
+        let forgotten = ForgottenMarks::new(Arc::clone(&shelf));
         let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
-        Ok(Self { config, folder: folder.to_owned(), packs, records, owners, syncer: Mutex::default() })
+        Ok(Self { config, folder: folder.to_owned(), packs, records, forgotten, owners, syncer: Mutex::default() })
     }
 
     /// Its id.
@@ -118,6 +122,18 @@ impl Repository {
     /// What its owner called itself when it became that.
     pub fn alias(&self) -> Alias {
         owner_log::alias(&self.owners.events()).unwrap_or_else(|| Alias::new(""))
+    }
+
+    /// Whether a person may mean it by this text: an alias of an owner (whatever the case), former ones too, or the beginning of an
+    /// owner's fingerprint or of its own id (at least four digits).
+    pub fn answers_to(&self, text: &str) -> bool {
+        let lower = text.to_lowercase();
+        let by_id = text.len() >= 4 && self.id().to_string().starts_with(&lower);
+        by_id
+            || self.owner_log().iter().any(|event| {
+                event.fingerprint().begins_with(text)
+                    || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
+            })
     }
 
     /// The keys (hex) whose records count here, oldest first.
@@ -159,18 +175,22 @@ impl Repository {
         self.packs.read_blocks(ids, each)
     }
 
-    /// All snapshots that can be read, by set and sequence. What cannot be read is logged and does not hide the others.
+    /// All snapshots that can be read, by set and sequence; the forgotten ones too, marked, so that chains can be checked. What
+    /// cannot be read is logged and does not hide the others.
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         let all = self.records.all()?;
         for (name, error) in &all.bad {
             tracing::error!(%name, error = error as &dyn std::error::Error, "a record cannot be read");
         }
-        Ok(all.good.iter().map(|kept| kept.info.clone()).collect())
+        let mut marks = self.forgotten.all()?;
+        let info = |kept: &Arc<Kept>| SnapshotInfo { forgotten: marks.remove(&kept.info.id), ..kept.info.clone() };
+        Ok(all.good.iter().map(info).collect())
     }
 
-    /// One snapshot.
+    /// One snapshot, forgotten or not.
     pub fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotInfo>> {
-        Ok(self.records.all()?.find(id).map(|kept| kept.info.clone()))
+        let Some(kept) = self.records.all()?.find(id).cloned() else { return Ok(None) };
+        Ok(Some(SnapshotInfo { forgotten: self.forgotten.all()?.remove(id), ..kept.info.clone() }))
     }
 
     /// The newest snapshot of a set.
@@ -232,7 +252,12 @@ impl Repository {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
     }
 
-    fn lock(&self, name: &str) -> PathBuf {
+    /// How it is, as far as that is known without reading it anew.
+    pub fn health(&self) -> Result<Health> {
+        Health::load(&*self.packs.shelf)
+    }
+
+    pub(crate) fn lock(&self, name: &str) -> PathBuf {
         self.folder.join(LOCKS).join(name)
     }
 

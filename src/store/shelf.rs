@@ -9,6 +9,9 @@ use crate::store::layout::ObjectName;
 use std::fmt;
 use std::sync::Arc;
 
+/// An object open for reading.
+pub use crate::platform::disk::ReadAt as Object;
+
 /// A place for whole objects.
 pub trait Shelf: Send + Sync + fmt::Debug {
     /// Begins an object that gets its name when it is done. Dropped before, nothing is left of it.
@@ -40,6 +43,14 @@ pub trait Shelf: Send + Sync + fmt::Debug {
 
     /// Deletes an object; fine when there is none.
     fn delete(&self, name: &ObjectName) -> Result<()>;
+
+    /// Gives an object another name, replacing what has that; when this has returned, it survives a power cut. At no moment
+    /// has it neither name.
+    fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let bytes = self.get(from)?;
+        self.put(to, &bytes)?;
+        self.delete(from)
+    }
 }
 
 /// An object being written.
@@ -52,13 +63,4 @@ pub trait Draft: Send + fmt::Debug {
 
     /// Gives it its name and makes it durable, replacing what was there. After an error nothing is left of it.
     fn keep(self: Box<Self>, name: &ObjectName) -> Result<()>;
-}
-
-/// An object open for reading.
-pub trait Object: Send + Sync + fmt::Debug {
-    /// Number of bytes.
-    fn length(&self) -> Result<u64>;
-
-    /// Exactly `length` bytes from `offset`.
-    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>>;
 }

@@ -26,6 +26,7 @@ struct State {
     puts_until_failure: Option<u64>,
     asked: u64,
     put: u64,
+    got: u64,
 }
 
 impl Default for MemoryVault {
@@ -59,6 +60,11 @@ impl MemoryVault {
     /// Chunks put since the start, repeats counted.
     pub fn chunks_put(&self) -> u64 {
         self.state().put
+    }
+
+    /// Chunks given by `get` since the start, repeats counted.
+    pub fn chunks_got(&self) -> u64 {
+        self.state().got
     }
 
     /// Ids asked for by `missing` since the start.
@@ -132,7 +138,8 @@ impl Vault for MemoryVault {
     }
 
     async fn get(&self, ids: Vec<ChunkId>) -> Result<Vec<Block>> {
-        let state = self.state();
+        let mut state = self.state();
+        state.got += ids.len() as u64;
         let mut encoder = Encoder::new(codec::Compression::None);
         let find = |id: &ChunkId| state.chunks.get(id).cloned().ok_or_else(|| Error::NotFound(format!("chunk {id}")));
         ids.iter().map(|id| Ok(encoder.encode(&[(*id, find(id)?)]))).collect()
@@ -160,7 +167,7 @@ impl Vault for MemoryVault {
         let id = signer::snapshot_id(&signed);
         let received_at = Timestamp::from_second(state.snapshots.len() as i64).unwrap_or(Timestamp::UNIX_EPOCH);
         let receipt = Receipt { record: id, received_at, from: Fingerprint::from_bytes([0; 32]) };
-        state.snapshots.push(SnapshotInfo { id, signed, receipt });
+        state.snapshots.push(SnapshotInfo { id, signed, receipt, forgotten: None });
         Ok(id)
     }
 }

@@ -6,6 +6,7 @@
 mod crash;
 mod disaster;
 mod failures;
+mod looking;
 mod pairing;
 mod restoring;
 mod serving;

@@ -3,9 +3,11 @@
 #![allow(clippy::unnecessary_debug_formatting, reason = "names in here are not UTF-8, and escaped they can be read")]
 
 mod cli;
+mod disk_faults;
 mod engine;
 mod hostile_manifest;
 mod model_based;
+mod power_cut;
 mod remote_engine;
 mod store_commit;
 mod store_crash;

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use lan_backup::codec::{self, Compression, Decoder, Encoder};
 use lan_backup::model::snapshot::Root;
-use lan_backup::model::{Alias, Block, Changes, ChunkId, Fingerprint, Record, SetName, SignedRecord, Stream, Totals};
+use lan_backup::model::{
+    Alias, Block, Changes, ChunkId, Fingerprint, Record, SetName, SignedRecord, SnapshotId, Stream, Totals,
+};
 use lan_backup::platform;
 use lan_backup::platform::clock::ManualClock;
 use lan_backup::signer::SigningKey;
@@ -95,6 +97,11 @@ pub(crate) struct Made {
 impl Made {
     /// The next snapshot of `set` with these file chunks.
     pub(crate) fn new(repository: &Repository, set: &str, files: Vec<Bytes>) -> Self {
+        Self::try_new(repository, set, files).unwrap()
+    }
+
+    /// The same where the disk may fail.
+    pub(crate) fn try_new(repository: &Repository, set: &str, files: Vec<Bytes>) -> store::Result<Self> {
         let set: SetName = set.parse().unwrap();
         let ids: Vec<_> = files.iter().map(|bytes| codec::chunk_id(bytes)).collect();
         let text: String = ids.iter().flat_map(|id| [id.to_string(), "\n".to_owned()]).collect();
@@ -102,7 +109,7 @@ impl Made {
         let needed: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
         let (refs, more) = stream(&needed, 333);
         streams.extend(more);
-        let head = repository.head(&set).unwrap();
+        let head = repository.head(&set)?;
         let sequence = head.as_ref().map_or(1, |head| sequence(&head.signed) + 1);
         let record = Record {
             format: 1,
@@ -120,7 +127,7 @@ impl Made {
             signer: source_key().public(),
             tag: None,
         };
-        Self { record, files, streams }
+        Ok(Self { record, files, streams })
     }
 
     pub(crate) fn signed(&self) -> SignedRecord {
@@ -128,8 +135,18 @@ impl Made {
     }
 
     pub(crate) fn put(&self, repository: &Repository) {
-        put(repository, &self.files).unwrap();
-        put(repository, &self.streams).unwrap();
+        self.try_put(repository).unwrap();
+    }
+
+    /// The same where the disk may fail.
+    pub(crate) fn try_put(&self, repository: &Repository) -> store::Result<()> {
+        put(repository, &self.files)?;
+        put(repository, &self.streams)?;
+        Ok(())
+    }
+
+    pub(crate) fn id(&self) -> SnapshotId {
+        lan_backup::signer::snapshot_id(&self.signed())
     }
 }
 

@@ -1,10 +1,13 @@
 //! What tests share.
 
 pub(crate) mod bench;
+pub(crate) mod dice;
 pub(crate) mod edits;
 pub(crate) mod lan;
+pub(crate) mod life;
 pub(crate) mod mutate;
 pub(crate) mod nodes;
 pub(crate) mod program;
 pub(crate) mod scratch;
+pub(crate) mod simulated_disk;
 pub(crate) mod tree;
