@@ -17,6 +17,7 @@
 //! | [`repository`] | [`RepositoryParameters`] |
 //! | [`owner`] | [`OwnerEvent`]: whose a repository is |
 //! | [`pin`] | [`Pin`] |
+//! | `json_text` | strings of JSON, read where they stand |
 //! | [`text`] | cleaning of strangers' text before it reaches a terminal or a log |
 //! | [`limits`] | the numbers both ends must agree on |
 
@@ -26,6 +27,7 @@ pub mod device;
 pub mod digest;
 pub mod entry;
 pub mod file_time;
+pub(crate) mod json_text;
 pub mod keep;
 pub mod limits;
 pub mod names;
