@@ -230,7 +230,7 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
         store::Error::NewerFormat { .. } => {
             Some("nothing was changed; install the newer lan-backup here, or choose another --store")
         }
-        store::Error::Pruning => Some("a running `serve` prunes once a day; try again in a minute"),
+        store::Error::Pruning => Some("wait until that one has ended, or stop it"),
         store::Error::Gone { .. } => {
             Some("newer snapshots are not touched by this; `lan-backup snapshots` lists what is there")
         }
