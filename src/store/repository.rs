@@ -304,6 +304,11 @@ impl Repository {
         Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
     }
 
+    /// A person has looked at a snapshot at which the brake stopped forgetting: it goes on.
+    pub fn release(&self, id: &SnapshotId) -> Result<()> {
+        self.forgotten.release(id, self.packs.clock.now())
+    }
+
     /// Brings a forgotten snapshot back, while its data is there.
     ///
     /// # Errors
