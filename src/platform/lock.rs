@@ -23,8 +23,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// The first pause between two tries; each is twice as long as the one before, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(20);
-/// Bytes of a command that are shown.
-const SHOWN_COMMAND: usize = 120;
+/// Characters of a command that are shown: enough to come past its general options to its verb.
+const SHOWN_COMMAND: usize = 300;
 
 /// A held lock; dropped, it is released.
 #[derive(Debug)]
