@@ -5,9 +5,9 @@ use lan_backup::identity::{Expect, Identity, Trust, TrustStore};
 use lan_backup::model::{Alias, Rights};
 use lan_backup::platform::clock::{Clock, SystemClock};
 use lan_backup::platform::shutdown::Shutdown;
-use lan_backup::server::{self, AcceptMode, Approver, ServerEvent, ServerHandle, ServerOptions};
+use lan_backup::server::{self, AcceptMode, Approver, LocalSendOptions, ServerEvent, ServerHandle, ServerOptions};
 use lan_backup::store::Store;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -23,6 +23,13 @@ pub(crate) struct Running {
     pub(crate) handle: ServerHandle,
     pub(crate) shutdown: Shutdown,
     _events: mpsc::Receiver<ServerEvent>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.handle.port()).into()
+    }
 }
 
 impl Nodes {
@@ -70,6 +77,7 @@ impl Nodes {
             state_folder: folder.join("state"),
             quota: None,
             reserve_bytes: 0,
+            localsend: LocalSendOptions::default(),
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let handle = server::start(listener, options, shutdown.clone()).await.unwrap();
@@ -78,7 +86,11 @@ impl Nodes {
 
     /// A client of the laptop that accepts nobody but the receiver.
     pub(crate) fn client(&self, running: &Running) -> Client {
-        let address = (Ipv4Addr::LOCALHOST, running.handle.port()).into();
+        self.client_at(running.address())
+    }
+
+    /// The same by way of another address.
+    pub(crate) fn client_at(&self, address: SocketAddr) -> Client {
         Client::new(&self.laptop, vec![address], Expect::Known(self.nas.fingerprint())).unwrap()
     }
 }
