@@ -4,6 +4,7 @@
 //! goes wrong. The rules behind them have tests of their own.
 
 mod crash;
+mod damage;
 mod disaster;
 mod failures;
 mod looking;
