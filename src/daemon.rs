@@ -24,6 +24,7 @@ pub mod keep_alive;
 pub mod locate;
 pub mod look;
 pub mod neighbours;
+pub mod phone;
 pub mod pruning;
 pub mod retrieve;
 pub mod send;

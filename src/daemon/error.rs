@@ -77,6 +77,15 @@ pub enum Error {
     /// The device is no lan-backup.
     #[error("`{0}` runs a LocalSend app, which can neither keep backups nor give them back")]
     NotLanBackup(String),
+    /// A paired device announces itself as LocalSend only: it is not called by that weaker protocol.
+    #[error(
+        "`{0}` is paired with this device, but shows itself as a LocalSend app only; it is not called that way, because \
+             somebody may want to get at your files by the weaker door"
+    )]
+    PairedAsLocalSend(String),
+    /// The receiver's person ended the transfer.
+    #[error("the person at {0} cancelled the transfer; what had arrived whole is there")]
+    CancelledThere(String),
     /// Wrong use of a command, beyond what the parser of the command line sees.
     #[error("{message}")]
     Usage {
@@ -160,6 +169,8 @@ impl Error {
             Self::Ambiguous { .. } => "ambiguous-device",
             Self::AnotherDevice { .. } => "wrong-fingerprint",
             Self::NotLanBackup(_) => "not-lan-backup",
+            Self::PairedAsLocalSend(_) => "downgrade-refused",
+            Self::CancelledThere(_) => "declined",
             Self::Usage { .. } => "usage",
             Self::PortTaken { .. } => "port-taken",
             Self::NotRunning => "not-running",
@@ -192,6 +203,9 @@ impl Error {
                 "if that device was set up anew, `lan-backup unpair` the old one first; otherwise somebody else has its address"
             }
             Self::Ambiguous { .. } => "name it by its code, the beginning of its fingerprint, or its address",
+            Self::PairedAsLocalSend(_) => {
+                "start `lan-backup serve` there; if it really is an app only now, `lan-backup unpair` it here first"
+            }
             Self::NotLanBackup(_) => "install lan-backup there, or pick another device: `lan-backup devices`",
             Self::PortTaken { .. } => "is another `serve` or a LocalSend app running? `--port 0` takes a free port",
             Self::NotRunning => "start it: `lan-backup serve`",
