@@ -470,7 +470,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let folder = tree.path().join("folder");
         std::fs::create_dir_all(folder.join("deep")).unwrap();
-        let large: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let large: Vec<u8> = (0..400_000_u32).flat_map(u32::to_le_bytes).collect();
         for (name, bytes) in [
             ("deep/large.bin", large.as_slice()),
             ("again.bin", b"again"),
