@@ -14,6 +14,7 @@
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
+//! | [`scrub`] | reads what is kept again, slowly, beside `serve` |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
 pub mod context;
@@ -27,6 +28,7 @@ pub mod neighbours;
 pub mod phone;
 pub mod pruning;
 pub mod retrieve;
+pub mod scrub;
 pub mod send;
 pub mod service;
 
