@@ -184,13 +184,15 @@ impl Client {
 
     /// Who answers, whatever it answers.
     pub(crate) async fn send_for_certificate(&self, call: &Call) -> Result<Option<Fingerprint>> {
+        let turn = Arc::clone(&self.inner.turns).acquire_owned().await.expect("the semaphore is never closed");
         let request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
         let response = timeout(call.answer, request.send()).await.map_err(|_| Error::TimedOut(call.what))?;
         let response = response.map_err(|error| {
             let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
             Error::from_connection(error.without_url(), connecting)
         })?;
-        Ok(Answer { response, traffic: self.inner.traffic.clone(), patience: self.inner.patience }.fingerprint())
+        let (traffic, patience) = (self.inner.traffic.clone(), self.inner.patience);
+        Ok(Answer { response, traffic, patience, _turn: turn }.fingerprint())
     }
 
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
