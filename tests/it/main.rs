@@ -7,6 +7,7 @@ mod disk_faults;
 mod engine;
 mod hostile_manifest;
 mod model_based;
+mod old_stores;
 mod power_cut;
 mod remote_engine;
 mod store_commit;
