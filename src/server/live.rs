@@ -2,6 +2,7 @@
 //! connection each, so that they can also misbehave.
 
 mod backup;
+mod copies;
 mod limits;
 mod pairing;
 mod restore;

@@ -6,9 +6,7 @@
 use crate::model::{Forgotten, SnapshotId};
 use crate::store::error::{Error, Result};
 use crate::store::layout;
-#[cfg(test)]
-use crate::store::sealed::seal;
-use crate::store::sealed::unseal;
+use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -53,14 +51,12 @@ impl ForgottenMarks {
         Ok(marks)
     }
 
-    #[cfg(test)]
     /// Marks a snapshot; durable when it returns.
     pub(crate) fn put(&self, mark: &Forgotten) -> Result<()> {
         let json = serde_json::to_string(mark).map_err(|error| Error::Refused(error.to_string()))?;
         Ok(self.shelf.put(&layout::forgotten_mark(&mark.record), seal(&json).as_bytes())?)
     }
 
-    #[cfg(test)]
     /// Takes a mark away; durable when it returns.
     pub(crate) fn delete(&self, id: &SnapshotId) -> Result<()> {
         Ok(self.shelf.delete(&layout::forgotten_mark(id))?)

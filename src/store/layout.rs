@@ -152,6 +152,11 @@ pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     Some((sequence.parse().ok()?, id.parse().ok()?))
 }
 
+/// Says that a repository is a copy that another device keeps up to date.
+pub fn copy_mark() -> ObjectName {
+    ObjectName::made("copy.json".to_owned())
+}
+
 /// All marks of forgotten snapshots.
 pub fn forgotten() -> ObjectName {
     ObjectName::made("forgotten".to_owned())

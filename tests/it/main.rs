@@ -14,6 +14,7 @@ mod store_commit;
 mod store_crash;
 mod store_damage;
 mod store_engine;
+mod store_scale;
 mod store_support;
 mod store_vault;
 mod support;
