@@ -27,6 +27,7 @@ use crate::identity::certificate::Keys;
 use crate::identity::verifier::{AnyDevice, ExpectedDevice};
 use crate::model::Fingerprint;
 use crate::platform;
+use crate::platform::random;
 use crate::signer::SigningKey;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
@@ -120,6 +121,7 @@ struct Inner {
     keys: Keys,
     fingerprint: Fingerprint,
     server: Arc<ServerConfig>,
+    instance: u32,
 }
 
 impl fmt::Debug for Identity {
@@ -138,7 +140,14 @@ impl Identity {
         let keys = certificate::load_or_generate(folder)?;
         let fingerprint = fingerprint_of(&keys.certificate);
         let server = Arc::new(server_config(&keys)?);
-        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, server }) })
+        // Never 0, which means that nothing is said.
+        let instance = random::number().max(1);
+        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, server, instance }) })
+    }
+
+    /// Drawn when the identity was loaded: tells programs that run with one identity from each other.
+    pub fn instance(&self) -> u32 {
+        self.inner.instance
     }
 
     /// Who this device is.

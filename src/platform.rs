@@ -15,6 +15,7 @@
 //! | [`shutdown`] | the one stop signal |
 //! | [`resources`] | open files and cores |
 //! | [`interfaces`] | network interfaces and the arithmetic of their subnets |
+//! | [`network_changes`] | wakes when interfaces or addresses change |
 
 pub mod attributes;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod fs;
 pub mod interfaces;
 pub mod lines;
 pub mod lock;
+pub mod network_changes;
 pub mod random;
 pub mod resources;
 pub mod root_dir;
@@ -55,6 +57,12 @@ impl Error {
     /// Nothing is there.
     pub fn is_not_found(&self) -> bool {
         self.kind() == io::ErrorKind::NotFound
+    }
+
+    /// The disk cannot give back what was written: as bad as wrong bytes, and as lasting.
+    pub fn is_bad_medium(&self) -> bool {
+        // EIO; Linux's ENODATA and EUCLEAN are what some disks and file systems say instead.
+        matches!(self.source.raw_os_error(), Some(5 | 61 | 117))
     }
 
     /// The disk or a quota is full.

@@ -208,6 +208,16 @@ async fn sweep(shared: Arc<Shared>, ended: Shutdown) {
             shared.events.send(ServerEvent::SessionEnded(session.summary()));
         }
         windows::advance(&shared);
+        end_the_unpaired(&shared);
+    }
+}
+
+/// Another process may have unpaired a device: every request is checked anyway, but what is under way must end, too.
+fn end_the_unpaired(shared: &Shared) {
+    for device in shared.connections.paired_devices() {
+        if shared.trust.find(&device).is_none() {
+            shared.end_everything_of(device);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`shelf`], [`folder_shelf`] | the seam below: whole objects under checked names |
+//! | [`shelf`], [`folder_shelf`], `durable_folders` | the seam below: whole objects under checked names |
 //! | [`layout`] | what objects are called, numbers of the format |
 //! | [`pack`], [`pack_writer`], `pending`, `packs` | packs: bytes, writing, waiting to be durable, reading |
 //! | `index` | which chunk is in which pack: a cache |
@@ -19,31 +19,41 @@
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
+//! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
+//! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
 mod copies;
+mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
 mod forgotten;
 pub mod health;
 mod index;
 pub mod layout;
+mod lists;
 pub mod local_vault;
+mod losses;
 pub mod marks;
+mod mend;
 pub mod owner_log;
 pub mod pack;
+mod pack_look;
 pub mod pack_writer;
 mod packs;
 mod pending;
 pub mod prune;
 mod records;
 pub mod recovery;
+pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod scrub;
 mod sealed;
+pub mod set_aside;
 pub mod shelf;
 mod stream;
+pub mod verify;
 
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
 use crate::platform::clock::Clock;
@@ -55,7 +65,7 @@ use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,11 +105,22 @@ struct Inner {
     repositories: Mutex<Known>,
 }
 
+/// What keeps a repository from being used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The file at fault, as far as it is one; its path in the store.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Not tried again while this process lives.
-    unusable: BTreeSet<RepositoryId>,
+    /// Damaged; not tried again while this process lives. With what is wrong.
+    unusable: BTreeMap<RepositoryId, Unusable>,
+    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Option<Error>,
 }
 
 impl fmt::Debug for Store {
@@ -146,7 +167,9 @@ impl Store {
         } else {
             let id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid();
             let file = to_sealed_json(&StoreFile { format: FORMAT, id: id.to_string() })?;
-            durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes())?;
+            let saved = durable::save_on(Arc::clone(&disk), &path, Access::Private, file.as_bytes());
+            // It may have its name, and yet not survive: as if it had never been there.
+            saved.inspect_err(|_| drop(disk.remove_file(&path)))?;
             id
         };
         let repositories = Mutex::default();
@@ -159,6 +182,29 @@ impl Store {
     /// Names this store for ever.
     pub fn id(&self) -> uuid::Uuid {
         self.inner.id
+    }
+
+    /// Mends `store.json` in `folder` where one bit has flipped. Returns whether there was anything to do.
+    pub fn mend_file(folder: &Path) -> Result<bool> {
+        let path = folder.join(STORE_FILE);
+        let bytes = RealDisk.read(&path)?;
+        if sealed::unseal(&bytes).is_ok() {
+            return Ok(false);
+        }
+        let Some(bytes) = mend::mend(&bytes) else { return Ok(false) };
+        durable::save(&path, Access::Private, &bytes)?;
+        Ok(true)
+    }
+
+    /// Whether `store.json` is still what it was when the store was opened; what is wrong otherwise.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        let path = self.inner.folder.join(STORE_FILE);
+        let file: StoreFile = load(&*self.inner.disk, &path)?;
+        if file.id == self.inner.id.to_string() {
+            Ok(())
+        } else {
+            Err(Error::damaged(&path.display(), &"it is another's"))
+        }
     }
 
     /// Where it lies.
@@ -186,6 +232,30 @@ impl Store {
         self.inner.known().open.get(id).cloned()
     }
 
+    /// Repositories that cannot be used.
+    pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
+        self.inner.refresh();
+        self.inner.known().unusable.clone()
+    }
+
+    /// Mends files that keep repositories from being used, where one bit has flipped. Returns which, and what was wrong.
+    pub(crate) fn mend_unusable(&self) -> Result<Vec<(String, String)>> {
+        let mut mended = Vec::new();
+        for (id, unusable) in self.unusable() {
+            let path = self.inner.folder.join(&unusable.path);
+            let folder = self.inner.folder.join(REPOSITORIES).join(id.to_string());
+            let bytes = self.inner.disk.read(&path).ok().and_then(|bytes| mend::mend(&bytes));
+            let name = path.strip_prefix(&folder).ok().and_then(|name| layout::ObjectName::parse(name.to_str()?));
+            if let (Some(bytes), Some(name)) = (bytes, name) {
+                let (shelf, _) = FolderShelf::open_on(&self.inner.disk, &folder)?;
+                (self.inner.wrap)(shelf).put(&name, &bytes)?;
+                self.inner.known().unusable.remove(&id);
+                mended.push((unusable.path, unusable.problem));
+            }
+        }
+        Ok(mended)
+    }
+
     /// The repository that belongs to a device now; the one it came to own last, should there be several.
     pub fn owned_by(&self, owner: &Fingerprint) -> Option<Arc<Repository>> {
         newest_owned(self.repositories(), owner)
@@ -200,6 +270,10 @@ impl Store {
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
         }
+        if let Some(error) = known.failing.take() {
+            // It may be this device's own: a second one would hide its history.
+            return Err(error);
+        }
         let id = RepositoryId::from_random(random::bytes());
         let at = inner.clock.now();
         let event = OwnerEvent::Create { fingerprint: owner, signer: signer.to_owned(), alias, at };
@@ -210,6 +284,23 @@ impl Store {
     /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
     pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
         self.repositories().into_iter().filter(|repository| repository.answers_to(text)).collect()
+    }
+}
+
+impl Unusable {
+    fn new(store: &Path, id: &RepositoryId, error: &Error) -> Self {
+        let folder = format!("{REPOSITORIES}/{id}");
+        let (name, problem) = match error {
+            Error::Damaged { name, problem } => (name.clone(), problem.clone()),
+            other => (String::new(), other.to_string()),
+        };
+        // Names of objects lie in the repository; files that are read by path name all of it.
+        let path = match Path::new(&name).strip_prefix(store) {
+            Ok(path) => path.display().to_string(),
+            Err(_) if name.is_empty() => folder,
+            Err(_) => format!("{folder}/{name}"),
+        };
+        Self { path, problem }
     }
 }
 
@@ -269,9 +360,10 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
+        known.failing = None;
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
-            if known.open.contains_key(&id) || known.unusable.contains(&id) {
+            if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
                 continue;
             }
             match self.open(&all.join(name), id, report) {
@@ -282,8 +374,12 @@ impl Inner {
                 // One bad repository does not hide the others.
                 Err(error) => {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
-                    known.unusable.insert(id);
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
+                    if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
+                        known.failing = Some(error);
+                    } else {
+                        known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
+                    }
                 }
             }
         }
@@ -314,12 +410,17 @@ impl Inner {
 
 /// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
 fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T> {
+    parse(path, disk.read(path)?)
+}
+
+/// The same of bytes that were read already.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(disk.read(path)?).map_err(|error| damaged(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
     let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
     let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
     if found > FORMAT {

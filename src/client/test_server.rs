@@ -34,7 +34,10 @@ pub(crate) struct Peer {
 
 impl TestServer {
     pub(crate) async fn start(router: Router) -> Self {
-        let identity = identity();
+        Self::start_as(identity(), router).await
+    }
+
+    pub(crate) async fn start_as(identity: Identity, router: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let handshakes = Arc::new(AtomicU64::new(0));

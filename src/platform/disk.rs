@@ -51,6 +51,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Deletes a file; fine when there is none.
     fn remove_file(&self, path: &Path) -> Result<()>;
 
+    /// Deletes an empty folder.
+    fn remove_dir(&self, path: &Path) -> Result<()>;
+
     /// Deletes a folder with all that is in it; fine when there is none.
     fn remove_dir_all(&self, path: &Path) -> Result<()>;
 
@@ -122,6 +125,10 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn remove_dir_all(&self, path: &Path) -> Result<()> {
         fs::remove_dir_all(path)
     }
@@ -163,7 +170,12 @@ pub fn ensure_dir(disk: &dyn Disk, path: &Path) -> Result<()> {
     }
     match disk.sync_dir(above) {
         Err(error) if there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced,
+        Err(error) => {
+            // The system may have forgotten it by the next time; then it is to be made anew.
+            let _ = disk.remove_dir(path);
+            Err(error)
+        }
+        Ok(()) => Ok(()),
     }
 }
 

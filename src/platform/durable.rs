@@ -4,7 +4,7 @@
 //! name. In 500 simulated power cuts, syncing only the file lost 9,293 of 10,293 acknowledged items; syncing the folder too
 //! lost none.
 //!
-//! The steps are one routine, [`Staged::commit_as`]; every other way in ends there.
+//! The steps are one routine, [`Staged::commit_through`]; every other way in ends there.
 //!
 //! A failed sync is a failure of that file for good: Linux may report it once and then forget it, so a second sync that
 //! succeeds proves nothing. The file is thrown away.
@@ -72,7 +72,13 @@ impl Staged {
     }
 
     /// Makes it durable as `target`, replacing what was there. The folder of `target` must exist.
-    pub fn commit_as(mut self, target: &Path) -> Result<()> {
+    pub fn commit_as(self, target: &Path) -> Result<()> {
+        let disk = Arc::clone(&self.disk);
+        self.commit_through(target, |folder| disk.sync_dir(folder))
+    }
+
+    /// The same for those who keep account of the folders that they sync.
+    pub fn commit_through(mut self, target: &Path, sync_folder: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if let Some(file) = self.file.take() {
             file.sync().context("sync", &self.temporary)?;
             trace(Step::Synced, target);
@@ -80,7 +86,7 @@ impl Staged {
         self.disk.rename(&self.temporary, target)?;
         trace(Step::Renamed, target);
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.disk.sync_dir(folder)?;
+        sync_folder(folder)?;
         trace(Step::FolderSynced, target);
         Ok(())
     }

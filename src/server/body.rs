@@ -1,19 +1,18 @@
 //! Request bodies: bounded, paced, and handed to blocking code without ever being whole in memory.
 //!
-//! [`Paced`] gives up on a peer that lets us wait: the time spent waiting for it may be the grace plus what its bytes would
-//! take at the lowest speed. [`Incoming`] is the blocking end of a bounded channel; it tells a body that ended from one that
+//! [`Paced`] gives up on a peer that lets us wait: the time spent waiting for it, less what its bytes would take at the lowest
+//! speed, may be the grace at any moment. [`Incoming`] is the blocking end of a bounded channel; it tells a body that ended from one that
 //! was cut off, so nothing half is ever taken for whole.
 
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
-use crate::server::limits::{BODY_CHANNEL, Pace};
+use crate::server::limits::{BODY_CHANNEL, Debt, Pace};
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -21,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) struct Paced {
     body: Body,
     pace: Pace,
-    waited: Duration,
+    debt: Debt,
     received: u64,
     limit: u64,
 }
@@ -29,16 +28,15 @@ pub(crate) struct Paced {
 impl Paced {
     /// At most `limit` bytes of `body`.
     pub(crate) fn new(body: Body, limit: u64, pace: Pace) -> Self {
-        Self { body, pace, waited: Duration::ZERO, received: 0, limit }
+        Self { body, pace, debt: Debt::default(), received: 0, limit }
     }
 
     /// The next piece; `None` at the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let left = self.pace.allowance(self.received).saturating_sub(self.waited);
             let began = Instant::now();
-            let frame = tokio::time::timeout(left, self.body.frame()).await;
-            self.waited += began.elapsed();
+            let frame = tokio::time::timeout(self.debt.left(self.pace.grace), self.body.frame()).await;
+            self.debt.waited(began.elapsed());
             let Ok(frame) = frame else {
                 return Err(ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
@@ -50,6 +48,7 @@ impl Paced {
             let frame = frame.map_err(|error| ApiError::bad_request("the body was cut off").caused_by(error))?;
             let Ok(bytes) = frame.into_data() else { continue };
             self.received += bytes.len() as u64;
+            self.debt.moved(bytes.len() as u64, &self.pace);
             if self.received > self.limit {
                 return Err(ApiError::too_large(format!("the body is larger than {} bytes", self.limit)));
             }
@@ -153,6 +152,7 @@ pub(crate) async fn feed<T: Send + 'static>(
 mod tests {
     use super::*;
     use futures_util::{StreamExt, stream};
+    use std::time::Duration;
 
     fn body_of(pieces: Vec<Result<&'static [u8], io::Error>>) -> Body {
         Body::from_stream(stream::iter(pieces.into_iter().map(|piece| piece.map(Bytes::from_static))))
@@ -205,10 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn what_came_buys_time_and_no_size_is_too_large_to_reckon_with() {
-        let pace = Pace::STANDARD;
-        assert_eq!(pace.allowance(0), pace.grace);
-        assert_eq!(pace.allowance(16 << 20), pace.grace + Duration::from_secs(1024));
-        assert!(pace.allowance(u64::MAX) > pace.grace);
+    fn what_came_buys_back_what_was_waited_for_and_nothing_in_advance() {
+        let (pace, second) = (Pace::STANDARD, Duration::from_secs(1));
+        let mut debt = Debt::default();
+        debt.moved(16 << 20, &pace);
+        assert_eq!(debt.left(pace.grace), pace.grace, "quick at first is no licence to dawdle");
+        debt.waited(second * 15);
+        debt.moved(10 * pace.bytes_per_second, &pace);
+        assert_eq!(debt.left(pace.grace) + second * 5, pace.grace);
+        debt.waited(second * 16);
+        assert_eq!(debt.left(pace.grace), Duration::ZERO);
+        debt.moved(u64::MAX, &pace);
+        debt.waited(Duration::MAX);
+        assert_eq!(debt.left(pace.grace), Duration::ZERO, "no size is too large to reckon with");
     }
 }

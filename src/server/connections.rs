@@ -1,11 +1,13 @@
 //! How many connections there are, and whose: one table, bounded, that can end any of them.
 //!
-//! Strangers never lock out a paired device: when all places are taken, the oldest connection of somebody who is not paired
-//! (or has not finished its handshake) makes room. Only when paired devices hold all places is a new one turned away.
+//! Strangers never lock out a paired device: when all places are taken, somebody who is not paired (or has not finished its
+//! handshake) makes room: the oldest connection of the address that holds the most of them, so whoever opens many only ever
+//! pushes out its own. A paired device holds half of the places at most. Only when paired devices hold all of them is a new
+//! connection turned away.
 
 use crate::model::Fingerprint;
-use crate::server::limits::{MAX_CONNECTIONS, MAX_UNPAIRED_PER_ADDRESS};
-use std::collections::BTreeMap;
+use crate::server::limits::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_UNPAIRED_PER_ADDRESS};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +29,18 @@ struct Table {
     rows: BTreeMap<u64, Row>,
 }
 
+impl Table {
+    /// Who makes room: the oldest connection of the address with the most strangers.
+    fn makes_room(&self) -> Option<u64> {
+        let mut strangers: HashMap<IpAddr, (usize, u64)> = HashMap::new();
+        for (id, row) in self.rows.iter().filter(|(_, row)| !row.paired) {
+            strangers.entry(row.address).or_insert((0, *id)).0 += 1;
+        }
+        let greediest = strangers.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
+        greediest.map(|(_, oldest)| oldest)
+    }
+}
+
 /// All connections. Cheap to clone; clones belong together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connections {
@@ -41,8 +55,7 @@ impl Connections {
         table.last_id += 1;
         let id = table.last_id;
         if table.rows.len() >= MAX_CONNECTIONS {
-            let oldest = table.rows.iter().find(|(_, row)| !row.paired).map(|(id, _)| *id);
-            match oldest.and_then(|oldest| table.rows.remove(&oldest)) {
+            match table.makes_room().and_then(|id| table.rows.remove(&id)) {
                 Some(row) => row.kill.cancel(),
                 None => kill.cancel(),
             }
@@ -60,6 +73,11 @@ impl Connections {
         let table = self.table();
         let of_device = table.rows.values().filter(|row| row.fingerprint == Some(fingerprint));
         of_device.map(|row| row.kill.cancel()).count()
+    }
+
+    /// The devices whose connections were let in because they were paired.
+    pub(crate) fn paired_devices(&self) -> BTreeSet<Fingerprint> {
+        self.table().rows.values().filter(|row| row.paired).filter_map(|row| row.fingerprint).collect()
     }
 
     /// Ends all connections.
@@ -101,12 +119,15 @@ impl Place {
         self.inner.kill.clone()
     }
 
-    /// The handshake is done. `false` when the address has too many connections of strangers.
+    /// The handshake is done. `false` when the address has too many connections of strangers, or the device too many.
     pub(crate) fn known(&self, fingerprint: Option<Fingerprint>, paired: bool) -> bool {
         let mut table = self.inner.connections.table();
         let Some(address) = table.rows.get(&self.inner.id).map(|row| row.address) else { return false };
         let strangers = table.rows.values().filter(|row| row.address == address && row.shaken && !row.paired).count();
-        if !paired && strangers >= MAX_UNPAIRED_PER_ADDRESS {
+        let of_device = table.rows.values().filter(|row| row.paired && row.fingerprint == fingerprint).count();
+        let too_many =
+            if paired { of_device >= MAX_CONNECTIONS_PER_DEVICE } else { strangers >= MAX_UNPAIRED_PER_ADDRESS };
+        if too_many {
             return false;
         }
         if let Some(row) = table.rows.get_mut(&self.inner.id) {
@@ -175,13 +196,33 @@ mod tests {
     }
 
     #[test]
-    fn when_paired_devices_hold_all_places_a_new_connection_is_turned_away() {
+    fn who_opens_many_connections_pushes_out_its_own_and_nobody_elses() {
         let connections = Connections::default();
-        let device = Fingerprint::from_bytes([1; 32]);
-        let places: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connections.enter(HOME)).collect();
-        assert!(places.iter().all(|place| place.known(Some(device), true)));
-        assert!(connections.enter(HOME).kill().is_cancelled());
-        assert_eq!(connections.kill(device), MAX_CONNECTIONS);
-        assert!(places.iter().all(|place| place.kill().is_cancelled()));
+        // One that has not finished its handshake is a stranger still, whoever it will turn out to be.
+        let honest = connections.enter(address(1));
+        let flood: Vec<_> = (0..MAX_CONNECTIONS * 8).map(|_| connections.enter(HOME)).collect();
+        assert_eq!(connections.count(), MAX_CONNECTIONS);
+        assert!(!honest.kill().is_cancelled() && honest.known(None, false));
+        let late = connections.enter(address(2));
+        assert!(!late.kill().is_cancelled() && !honest.kill().is_cancelled());
+        assert_eq!(flood.iter().filter(|place| !place.kill().is_cancelled()).count(), MAX_CONNECTIONS - 2);
+    }
+
+    #[test]
+    fn a_paired_device_holds_half_of_the_places_and_all_of_them_are_no_ones_to_take() {
+        let connections = Connections::default();
+        let device = |n: u8| Fingerprint::from_bytes([n; 32]);
+        let enter = |n: u8, count: usize| (0..count).map(|_| (connections.enter(HOME), n)).collect::<Vec<_>>();
+        let known =
+            |places: &[(Place, u8)]| places.iter().filter(|(place, n)| place.known(Some(device(*n)), true)).count();
+        let first = enter(1, MAX_CONNECTIONS_PER_DEVICE + 10);
+        assert_eq!(known(&first), MAX_CONNECTIONS_PER_DEVICE);
+        let second = enter(2, MAX_CONNECTIONS - MAX_CONNECTIONS_PER_DEVICE);
+        assert_eq!(known(&second), second.len());
+        assert!(connections.enter(HOME).kill().is_cancelled(), "a new one is turned away");
+        assert_eq!(connections.paired_devices().len(), 2);
+        assert_eq!(connections.kill(device(1)), MAX_CONNECTIONS_PER_DEVICE);
+        assert!(first[..MAX_CONNECTIONS_PER_DEVICE].iter().all(|(place, _)| place.kill().is_cancelled()));
+        assert!(second.iter().all(|(place, _)| !place.kill().is_cancelled()));
     }
 }

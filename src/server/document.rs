@@ -6,8 +6,8 @@ use crate::protocol::session::{
 };
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
 use crate::server::limits::{
-    MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_SESSIONS_PER_DEVICE, MAX_TRANSFERS,
-    MAX_UNPAIRED_PER_ADDRESS, Pace,
+    MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_SESSIONS_PER_DEVICE,
+    MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
 };
 use crate::server::router::{Need, ROUTES, Verb};
 use serde::de::DeserializeOwned;
@@ -71,11 +71,14 @@ fn the_numbers_of_the_limits_are_the_codes() {
         format!("{} s from its first byte", pace.head.as_secs()),
         format!("{} s; {} s in an open", pace.idle.as_secs(), pace.idle_while_pairing.as_secs()),
         format!(
-            "{} s of waiting for the peer, plus 1 s for every {} KiB",
+            "{} s of waiting for a body, {} s for an answer to be taken; every {} KiB buy back 1 s",
             pace.grace.as_secs(),
+            pace.grace_of_answers.as_secs(),
             pace.bytes_per_second >> 10
         ),
-        format!("{MAX_CONNECTIONS}; {MAX_UNPAIRED_PER_ADDRESS} of one address"),
+        format!(
+            "{MAX_CONNECTIONS}; {MAX_CONNECTIONS_PER_DEVICE} of one paired device; {MAX_UNPAIRED_PER_ADDRESS} of one address"
+        ),
         format!("{MAX_SESSIONS_PER_DEVICE} of one device, 1,024 in all"),
         format!(
             "{MAX_CALLS_PER_SESSION} of one session, {MAX_CALLS_PER_DEVICE} of one device; {MAX_TRANSFERS} transfers"

@@ -9,6 +9,8 @@ pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// Connections of one address that has not shown a paired certificate: a browser's worth.
 pub(crate) const MAX_UNPAIRED_PER_ADDRESS: usize = 8;
+/// Connections of one paired device: half of all, so that no device locks out the others.
+pub(crate) const MAX_CONNECTIONS_PER_DEVICE: usize = MAX_CONNECTIONS / 2;
 /// Bytes of a `register`, `pair`, `prepare-download` or `cancel` body.
 pub(crate) const MAX_SMALL_BODY_BYTES: usize = crate::protocol::pairing::MAX_PAIRING_BYTES;
 /// Bytes of a `prepare-copy` body: an owner log of hundreds of events.
@@ -47,7 +49,7 @@ pub(crate) const DECISION_LIMIT: Duration = Duration::from_mins(10);
 pub(crate) const ONCE_LIMIT: Duration = Duration::from_mins(10);
 /// The longest a `wait` waits, in seconds: below the time after which routers forget a connection.
 pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
-/// Replies of the pairing exchange are sent this long after the request came, whatever became of it.
+/// Replies of the pairing exchange are sent this long after the whole request came, whatever became of it.
 pub(crate) const PAIRING_REPLY_DELAY: Duration = Duration::from_millis(300);
 /// How often expired sessions and windows are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,10 +67,14 @@ pub(crate) struct Pace {
     pub(crate) idle: Duration,
     /// Between two requests while a person reads and types a PIN.
     pub(crate) idle_while_pairing: Duration,
-    /// Waiting for the peer that is forgiven in each body, whatever its size.
+    /// Waiting for a body that is forgiven.
     pub(crate) grace: Duration,
+    /// Waiting for a peer to take its answer that is forgiven: it may have to write to a slow disk what it took.
+    pub(crate) grace_of_answers: Duration,
     /// Beyond the grace, a body's bytes come (or are taken) at least this fast while we wait for them.
     pub(crate) bytes_per_second: u64,
+    /// From the end of a request of the pairing exchange to its answer.
+    pub(crate) pairing_reply: Duration,
 }
 
 impl Pace {
@@ -79,11 +85,31 @@ impl Pace {
         idle: Duration::from_mins(1),
         idle_while_pairing: Duration::from_secs(330),
         grace: Duration::from_secs(20),
+        grace_of_answers: Duration::from_secs(40),
         bytes_per_second: 16 << 10,
+        pairing_reply: PAIRING_REPLY_DELAY,
     };
+}
 
-    /// How long we may have waited for a peer altogether once it has moved `bytes`.
-    pub(crate) fn allowance(&self, bytes: u64) -> Duration {
-        self.grace + Duration::from_millis(bytes.saturating_mul(1000) / self.bytes_per_second.max(1))
+/// How long a peer has let us wait beyond what its bytes are worth. It never has credit: who is quick first and dawdles then is
+/// a dribbler like any other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Debt(Duration);
+
+impl Debt {
+    /// How long the peer may still let us wait, when `grace` is forgiven.
+    pub(crate) fn left(self, grace: Duration) -> Duration {
+        grace.saturating_sub(self.0)
+    }
+
+    /// It let us wait.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.0 = self.0.saturating_add(time);
+    }
+
+    /// It moved bytes.
+    pub(crate) fn moved(&mut self, bytes: u64, pace: &Pace) {
+        let worth = Duration::from_millis(bytes.saturating_mul(1000) / pace.bytes_per_second.max(1));
+        self.0 = self.0.saturating_sub(worth);
     }
 }

@@ -2,11 +2,16 @@
 //! connection each, so that they can also misbehave.
 
 mod backup;
+mod callers;
 mod copies;
+mod dribblers;
+mod guesses;
 mod limits;
+mod middle;
 mod pairing;
 mod restore;
 mod routes;
+mod unpairing;
 
 use crate::codec::{Compression, Encoder, chunk_id};
 use crate::identity::certificate::provider;
@@ -41,13 +46,19 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Nothing on the loopback interface takes longer, however busy the machine is.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether the long form of the tests was asked for.
+#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
+fn long() -> bool {
+    std::env::var_os("LAN_BACKUP_LONG").is_some()
+}
 
 /// What a test may choose.
 struct Setup {
@@ -163,7 +174,11 @@ impl Live {
 
     /// A connection as this device, or without a certificate.
     async fn try_caller(&self, device: Option<&Device>) -> io::Result<Caller> {
-        let tls = self.tls(device).await?;
+        self.try_caller_from(device, Ipv4Addr::LOCALHOST).await
+    }
+
+    async fn try_caller_from(&self, device: Option<&Device>, source: Ipv4Addr) -> io::Result<Caller> {
+        let tls = self.tls_from(device, source).await?;
         let (_, session) = tls.get_ref();
         let exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, None).unwrap();
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(io::Error::other)?;
@@ -172,6 +187,17 @@ impl Live {
     }
 
     async fn tls(&self, device: Option<&Device>) -> io::Result<TlsStream<TcpStream>> {
+        self.tls_from(device, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Calls from another address of this machine, as another machine would.
+    async fn tls_from(&self, device: Option<&Device>, source: Ipv4Addr) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        self.tls_over(device, socket.connect(self.address()).await?).await
+    }
+
+    async fn tls_over(&self, device: Option<&Device>, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let expect = Expect::Known(self.identity.fingerprint());
         let config = if let Some(device) = device {
             device.identity.client_config(expect)
@@ -182,7 +208,6 @@ impl Live {
             let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
             Arc::new(config.with_no_client_auth())
         };
-        let tcp = TcpStream::connect(self.address()).await?;
         TlsConnector::from(config).connect(ServerName::IpAddress(self.address().ip().into()), tcp).await
     }
 

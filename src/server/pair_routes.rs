@@ -16,7 +16,7 @@ use crate::server::approval::Decision;
 use crate::server::body::read_json;
 use crate::server::call::{Call, json};
 use crate::server::events::ServerEvent;
-use crate::server::limits::{MAX_SMALL_BODY_BYTES, MAX_WAIT_SECONDS, PAIRING_REPLY_DELAY};
+use crate::server::limits::{MAX_SMALL_BODY_BYTES, MAX_WAIT_SECONDS};
 use crate::server::pairing::{Accepted, Asker, Closed, OpenedBy, Standing};
 use crate::server::state::{Exchange, Shared, blocking};
 use crate::server::windows;
@@ -75,10 +75,11 @@ pub(crate) async fn request(shared: Arc<Shared>, call: Call) -> Result<Response,
 
 /// `POST pair/start`.
 pub(crate) async fn start(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let came = Instant::now();
     let fingerprint = call.certificate()?;
     let connection = call.connection.clone();
     let start: PairStart = read_json(call.into_body(), MAX_SMALL_BODY_BYTES, shared.pace).await?;
+    // From the whole request on: a body that dribbles must not use up the delay that hides how long the answer took.
+    let reply_at = Instant::now() + shared.pace.pairing_reply;
     if start.v != PAIRING_VERSION {
         return Err(unknown_version());
     }
@@ -88,7 +89,7 @@ pub(crate) async fn start(shared: Arc<Shared>, call: Call) -> Result<Response, A
     // The attempt is counted here: whatever the caller does next, or does not do, it has cost one.
     let begun = shared.pairing().begin_exchange(fingerprint, shared.clock.instant());
     let Some((pin, asker)) = begun else { return Err(busy()) };
-    on_time(came, async {
+    on_time(reply_at, async {
         let message = STANDARD.decode(&start.message).map_err(|_| ApiError::pairing_failed())?;
         if start.rights != asker.rights {
             return Err(ApiError::pairing_failed());
@@ -108,11 +109,11 @@ pub(crate) async fn start(shared: Arc<Shared>, call: Call) -> Result<Response, A
 
 /// `POST pair/confirm`.
 pub(crate) async fn confirm(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let came = Instant::now();
     let fingerprint = call.certificate()?;
     let connection = call.connection.clone();
     let confirm: PairConfirm = read_json(call.into_body(), MAX_SMALL_BODY_BYTES, shared.pace).await?;
-    on_time(came, async {
+    let reply_at = Instant::now() + shared.pace.pairing_reply;
+    on_time(reply_at, async {
         let exchange = shared.pairing().take_exchange(fingerprint, connection.id, shared.clock.instant());
         let checked = exchange.and_then(|Exchange { shower, signing_key }| {
             let proof = STANDARD.decode(&confirm.proof).ok()?;
@@ -173,10 +174,10 @@ async fn trust(
     Ok(())
 }
 
-/// Gives the answer of `work` at a fixed time after the request came.
-async fn on_time<T>(came: Instant, work: impl Future<Output = T>) -> T {
+/// Gives the answer of `work` at a fixed time.
+async fn on_time<T>(reply_at: Instant, work: impl Future<Output = T>) -> T {
     let answer = work.await;
-    tokio::time::sleep_until(came + PAIRING_REPLY_DELAY).await;
+    tokio::time::sleep_until(reply_at).await;
     answer
 }
 

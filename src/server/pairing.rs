@@ -113,6 +113,8 @@ pub(crate) struct Accepted {
 struct Waiting {
     asker: Asker,
     since: Instant,
+    /// Since when a person has been asked about it; its place in the queue is not counted.
+    asked: Instant,
     seen: Instant,
 }
 
@@ -187,7 +189,7 @@ impl<X> Pairing<X> {
         if let Some(waiting) = known {
             waiting.seen = now;
         } else if self.queue.len() < MAX_QUEUE {
-            self.queue.push_back(Waiting { asker, since: now, seen: now });
+            self.queue.push_back(Waiting { asker, since: now, asked: now, seen: now });
         }
         Standing::Waiting
     }
@@ -209,8 +211,20 @@ impl<X> Pairing<X> {
         }
         let waiting = self.queue.pop_front()?;
         let asker = waiting.asker.clone();
-        self.asked = Some(waiting);
+        self.asked = Some(Waiting { asked: now, ..waiting });
         Some(if self.mode == AcceptMode::Paired { Next::OpenItself(asker) } else { Next::Ask(asker) })
+    }
+
+    /// What is on the screen now, and for whom.
+    #[cfg(test)]
+    pub(crate) fn on_screen(&self) -> Option<(Fingerprint, Pin)> {
+        self.window.as_ref().map(|window| (window.asker.fingerprint, window.pin.clone()))
+    }
+
+    /// Devices that wait, that asked lately and that were declined.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> [usize; 3] {
+        [self.queue.len(), self.recent.len(), self.declined.len()]
     }
 
     /// Whether a person is being asked about this device.
@@ -330,7 +344,7 @@ impl<X> Pairing<X> {
         if let Some(waiting) = self.asked.take_if(|w| gone(w)) {
             tracing::debug!(device = ?waiting.asker.fingerprint, "pairing request given up");
         }
-        let unanswered = |w: &Waiting| now.saturating_duration_since(w.since) > DECISION_LIMIT;
+        let unanswered = |w: &Waiting| now.saturating_duration_since(w.asked) > DECISION_LIMIT;
         if let Some(fingerprint) = self.asked.as_ref().filter(|w| unanswered(w)).map(|w| w.asker.fingerprint) {
             self.decline(fingerprint, now);
         }
@@ -403,6 +417,29 @@ mod tests {
         assert_eq!(pairing.next(now), Some(Next::Ask(asker(n))));
         assert!(pairing.answered(print(n), Decision::Always, pin(), now));
         pairing
+    }
+
+    #[test]
+    fn who_waited_long_for_its_turn_still_has_the_whole_time_for_an_answer() {
+        let start = Instant::now();
+        let mut pairing = Pairing::<()>::new(AcceptMode::Ask);
+        pairing.request(asker(1), start);
+        pairing.request(asker(2), start);
+        assert_eq!(pairing.next(start), Some(Next::Ask(asker(1))));
+        let mut now = start;
+        while now < start + DECISION_LIMIT * 2 {
+            now += WAITING_IDLE / 2;
+            for n in 1..=2 {
+                pairing.request(asker(n), now);
+            }
+            pairing.expire(now);
+            if pairing.next(now) == Some(Next::Ask(asker(2))) {
+                break;
+            }
+        }
+        assert_eq!(pairing.request(asker(1), now), Standing::Declined, "nobody answered about the first");
+        assert_eq!(pairing.expire(now + seconds(1)), None);
+        assert!(pairing.answered(print(2), Decision::Once, pin(), now + seconds(2)));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! does not take its answer. How fast a request's body comes is for [`body`](crate::server::body) to watch, because only it
 //! knows whether anybody is waiting for it.
 
-use crate::server::limits::Pace;
+use crate::server::limits::{Debt, Pace};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -74,15 +73,14 @@ pub(crate) struct Guarded<S> {
 struct Writes {
     limit: Pin<Box<Sleep>>,
     since: Option<Instant>,
-    waited: Duration,
-    bytes: u64,
+    debt: Debt,
 }
 
 impl<S> Guarded<S> {
     /// Guards `stream`.
     pub(crate) fn new(stream: S, pace: Pace, kill: CancellationToken, activity: Arc<Activity>) -> Self {
         let later = || Box::pin(tokio::time::sleep(pace.idle));
-        let writes = Writes { limit: later(), since: None, waited: Duration::ZERO, bytes: 0 };
+        let writes = Writes { limit: later(), since: None, debt: Debt::default() };
         let killed = Box::pin(kill.cancelled_owned());
         Self { stream, pace, killed, activity, waiting: Waiting::Nothing, begun: 0, read_limit: later(), writes }
     }
@@ -116,19 +114,18 @@ impl<S> Guarded<S> {
         let writes = &mut self.writes;
         if moved.is_ready() {
             if let Some(since) = writes.since.take() {
-                writes.waited += since.elapsed();
+                writes.debt.waited(since.elapsed());
             }
-            writes.bytes += bytes;
+            writes.debt.moved(bytes, &self.pace);
             return moved;
         }
         let since = *writes.since.get_or_insert_with(|| {
             let now = Instant::now();
-            let left = self.pace.allowance(writes.bytes).saturating_sub(writes.waited);
-            writes.limit.as_mut().reset(now + left);
+            writes.limit.as_mut().reset(now + writes.debt.left(self.pace.grace_of_answers));
             now
         });
         if writes.limit.as_mut().poll(context).is_ready() {
-            tracing::debug!(waited = ?(writes.waited + since.elapsed()), "a peer does not take its answer");
+            tracing::debug!(waited = ?since.elapsed(), "a peer does not take its answer");
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Poll::Pending

@@ -80,7 +80,7 @@ impl Store {
         let _locked = Lock::exclusive(&self.inner.folder.join(STORE_LOCK))?;
         let mut known = self.inner.known();
         self.inner.scan(&mut known, &mut RecoveryReport::default())?;
-        if known.unusable.contains(&parameters.id) {
+        if known.unusable.contains_key(&parameters.id) {
             return Err(Error::Refused(format!("repository {} is here, and cannot be used", parameters.id)));
         }
         let Some(repository) = known.open.get(&parameters.id).cloned() else {

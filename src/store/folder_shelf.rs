@@ -10,12 +10,13 @@ use crate::platform::fs::Kind;
 use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::{Context, Result};
+use crate::store::durable_folders::DurableFolders;
 use crate::store::layout::{LOCKS, ObjectName, STAGING};
 use crate::store::shelf::{Draft, Object, Shelf};
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The file in a staging folder that its process holds locked.
 const STAGING_LOCK: &str = "lock";
@@ -26,8 +27,7 @@ pub struct FolderShelf {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     staging: Staging,
-    /// Folders that are known to survive a power cut, because this process has synced the ones above them.
-    durable: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<DurableFolders>,
 }
 
 impl FolderShelf {
@@ -54,7 +54,8 @@ impl FolderShelf {
         disk.create_dir(&own)?;
         let lock = Lock::exclusive(&own.join(STAGING_LOCK))?;
         let staging = Staging { disk: Arc::clone(disk), folder: own, _lock: lock };
-        Ok((Self { disk: Arc::clone(disk), folder: folder.to_owned(), staging, durable: Arc::default() }, stale))
+        let folders = Arc::new(DurableFolders::new(Arc::clone(disk), folder.to_owned()));
+        Ok((Self { disk: Arc::clone(disk), folder: folder.to_owned(), staging, folders }, stale))
     }
 
     fn path(&self, name: &ObjectName) -> PathBuf {
@@ -105,8 +106,8 @@ impl Shelf for FolderShelf {
     fn draft(&self) -> Result<Box<dyn Draft>> {
         let disk = Arc::clone(&self.disk);
         let staged = Staged::create_in(Arc::clone(&disk), &self.staging.folder, Access::Private)?;
-        let (folder, durable) = (self.folder.clone(), Arc::clone(&self.durable));
-        Ok(Box::new(FileDraft { disk, staged, folder, durable }))
+        let (folder, folders) = (self.folder.clone(), Arc::clone(&self.folders));
+        Ok(Box::new(FileDraft { disk, staged, folder, folders }))
     }
 
     fn open(&self, name: &ObjectName) -> Result<Arc<dyn Object>> {
@@ -121,47 +122,42 @@ impl Shelf for FolderShelf {
     }
 
     fn confirm(&self, names: &[ObjectName]) -> Result<()> {
-        let folders: HashSet<_> =
-            names.iter().filter_map(|name| self.path(name).parent().map(Path::to_owned)).collect();
-        for folder in folders {
-            ensure(&*self.disk, &self.durable, &self.folder, &folder)?;
-            self.disk.sync_dir(&folder)?;
+        let mut by_folder: BTreeMap<PathBuf, Vec<&ObjectName>> = BTreeMap::new();
+        for name in names {
+            let folder = self.path(name).parent().map(Path::to_owned).unwrap_or_default();
+            by_folder.entry(folder).or_default().push(name);
+        }
+        for (folder, names) in by_folder {
+            self.folders.ensure(&folder)?;
+            let before = self.folders.failures(&folder);
+            if before.none() {
+                self.folders.sync(&folder, before)?;
+            } else {
+                // Their names may be forgotten already, and another sync would not say so.
+                names.into_iter().try_for_each(|name| self.put(name, &self.get(name)?))?;
+            }
         }
         Ok(())
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.folder);
+        let before = self.folders.failures(folder);
         self.disk.remove_file(&path)?;
-        path.parent().map_or(Ok(()), |folder| self.disk.sync_dir(folder))
+        self.folders.sync(folder, before)
     }
 
     /// Reads nothing, so that an object on a bad sector can be moved, too.
     fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
         let (from, to) = (self.path(from), self.path(to));
-        if let Some(folder) = to.parent() {
-            ensure(&*self.disk, &self.durable, &self.folder, folder)?;
-        }
+        let folders = [&to, &from].map(|path| path.parent().unwrap_or(&self.folder));
+        self.folders.ensure(folders[0])?;
+        let before = folders.map(|folder| self.folders.failures(folder));
         self.disk.rename(&from, &to)?;
         // The new name first: cut in between, the object has both or the old one.
-        [&to, &from].into_iter().filter_map(|path| path.parent()).try_for_each(|folder| self.disk.sync_dir(folder))
+        folders.into_iter().zip(before).try_for_each(|(folder, before)| self.folders.sync(folder, before))
     }
-}
-
-/// Makes `folder` and those above it, up to `root`, and makes them survive a power cut; once for each in a process.
-fn ensure(disk: &dyn Disk, durable: &Mutex<HashSet<PathBuf>>, root: &Path, folder: &Path) -> Result<()> {
-    let known =
-        |durable: &Mutex<HashSet<PathBuf>>| durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
-    let Some(above) = folder.parent().filter(|_| folder != root) else { return Ok(()) };
-    if known(durable) {
-        return Ok(());
-    }
-    ensure(disk, durable, root, above)?;
-    disk.create_dir_all(folder)?;
-    // Another process may have made it just now and not synced yet: so whoever uses it first, syncs.
-    disk.sync_dir(above)?;
-    durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
-    Ok(())
 }
 
 #[derive(Debug)]
@@ -169,7 +165,7 @@ struct FileDraft {
     disk: Arc<dyn Disk>,
     staged: Staged,
     folder: PathBuf,
-    durable: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<DurableFolders>,
 }
 
 impl Draft for FileDraft {
@@ -182,13 +178,13 @@ impl Draft for FileDraft {
     }
 
     fn keep(self: Box<Self>, name: &ObjectName) -> Result<()> {
-        let target = self.folder.join(name.as_str());
-        if let Some(folder) = target.parent() {
-            ensure(&*self.disk, &self.durable, &self.folder, folder)?;
-        }
-        let replaces = self.disk.exists(&target)?;
-        let (staged, disk) = (self.staged, self.disk);
-        let kept = staged.commit_as(&target);
+        let Self { disk, staged, folder, folders } = *self;
+        let target = folder.join(name.as_str());
+        let folder = target.parent().unwrap_or(&folder);
+        folders.ensure(folder)?;
+        let before = folders.failures(folder);
+        let replaces = disk.exists(&target)?;
+        let kept = staged.commit_through(&target, |folder| folders.sync(folder, before));
         if kept.is_err() && !replaces {
             // It may have its name already, with only the folder's sync failed: nobody may come to rely on it.
             let _ = disk.remove_file(&target);

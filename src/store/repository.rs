@@ -2,7 +2,7 @@
 
 use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
 use crate::model::{
-    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId,
+    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, PackId, Receipt, Record, RepositoryId,
     RepositoryParameters, SetName, SignedRecord, SnapshotId, SnapshotInfo,
 };
 use crate::platform::Context;
@@ -19,12 +19,14 @@ use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
 use crate::store::pending::Pending;
-use crate::store::records::{Kept, Records};
+use crate::store::records::{All, Kept, Records};
 use crate::store::recovery::RecoveryReport;
+use crate::store::set_aside::Fate;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +34,9 @@ use std::thread::{self, JoinHandle};
 
 /// Receipt, seal and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
 const RECEIPT_ROOM: usize = 1024;
+
+/// Damaged packs that one commit sets aside before it gives up: it needs the lists of one snapshot.
+const MAX_SET_ASIDE: usize = 16;
 
 /// `config.json` of a repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +70,14 @@ pub struct Repository {
     pub(crate) owners: OwnerLog,
     pub(crate) copied_from: Mutex<Option<Fingerprint>>,
     syncer: Mutex<Option<JoinHandle<()>>>,
+    doubts: Mutex<Doubts>,
+}
+
+/// What should be looked at soon: damage was met.
+#[derive(Debug, Default)]
+struct Doubts {
+    packs: BTreeSet<PackId>,
+    worried: bool,
 }
 
 impl Repository {
@@ -102,6 +115,7 @@ impl Repository {
             owners,
             copied_from,
             syncer: Mutex::default(),
+            doubts: Mutex::default(),
         })
     }
 
@@ -187,7 +201,23 @@ impl Repository {
     /// # Errors
     /// [`Error::NotFound`] before the first block when a chunk is not here; [`Error::Chunk`] names what is damaged.
     pub fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
-        self.packs.read_blocks(ids, each)
+        let result = self.packs.read_blocks(ids, each);
+        if let Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. }) = &result {
+            self.doubts.lock().unwrap_or_else(PoisonError::into_inner).packs.insert(*pack);
+        }
+        result
+    }
+
+    /// Packs that could not give what they should since the last time, and whether anything was set aside.
+    pub fn take_doubts(&self) -> (BTreeSet<PackId>, bool) {
+        let Doubts { packs, worried } =
+            std::mem::take(&mut *self.doubts.lock().unwrap_or_else(PoisonError::into_inner));
+        (packs, worried)
+    }
+
+    /// Something was set aside: what it has hit should be looked for soon.
+    pub(crate) fn worry(&self) {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner).worried = true;
     }
 
     /// All snapshots that can be read, by set and sequence; the forgotten ones too, marked, so that chains can be checked. What
@@ -219,7 +249,28 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Missing`] names what must be sent (again), [`Error::Stale`] the head that a record must follow.
+    ///
+    /// A list that cannot be read from its pack would keep the set from going on for ever: the pack is set aside, and what it
+    /// held is missing, and so is sent again. Snapshots that had lost something may be whole with what came.
     pub fn commit(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
+        for _ in 0..MAX_SET_ASIDE {
+            match self.try_commit(signed, from) {
+                Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. })
+                    if self.set_pack_aside(pack)? != Fate::Whole => {}
+                Err(error) => return Err(error),
+                Ok(info) => {
+                    // The snapshot is safe, whatever becomes of the marks.
+                    if let Err(error) = self.look_for_healed() {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "marks of damage cannot be looked at");
+                    }
+                    return Ok(info);
+                }
+            }
+        }
+        self.try_commit(signed, from)
+    }
+
+    fn try_commit(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
         let record = self.check_record(signed)?;
         let id = signer::snapshot_id(signed);
         // A record that cannot come next is refused before the long part; who came next meanwhile is seen after it.
@@ -275,6 +326,24 @@ impl Repository {
     /// Bytes of all packs, those that are not durable yet included.
     pub fn stored_bytes(&self) -> Result<u64> {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
+    }
+
+    /// Reads `config.json` again.
+    pub(crate) fn check_config(&self) -> Result<()> {
+        let bytes = self.packs.shelf.get(&layout::config())?;
+        let config: Config = crate::store::parse(Path::new(layout::config().as_str()), bytes)?;
+        let same = config.id == self.config.id && config.chunker == self.config.chunker;
+        if same { Ok(()) } else { Err(Error::damaged(&layout::config(), &"it belongs to another repository")) }
+    }
+
+    /// Reads the owner log again, from its first event.
+    pub(crate) fn check_owners(&self) -> Result<()> {
+        self.owners.read_anew()
+    }
+
+    /// Reads all records from the disk again.
+    pub(crate) fn read_records_anew(&self) -> Result<All> {
+        Records::new(self.config.id, Arc::clone(&self.packs.shelf)).all()
     }
 
     /// How it is, as far as that is known without reading it anew.

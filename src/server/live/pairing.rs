@@ -23,11 +23,11 @@ fn ask(rights: Rights) -> PairRequest {
     PairRequest { v: PAIRING_VERSION, alias: Alias::new("laptop"), rights, purpose, wait: 30 }
 }
 
-fn usual() -> PairRequest {
+pub(in crate::server::live) fn usual() -> PairRequest {
     ask(Rights::of_a_paired_device())
 }
 
-fn other_than(pin: &Pin) -> Pin {
+pub(in crate::server::live) fn other_than(pin: &Pin) -> Pin {
     let wrong = if pin.digits() == "000000" { "000001" } else { "000000" };
     wrong.parse().unwrap()
 }
@@ -41,7 +41,7 @@ async fn shown(live: &mut Live) -> PinShown {
 }
 
 /// Asks until the window is open or the answer is no.
-async fn wait_for_window(caller: &mut Caller, request: &PairRequest) -> PairState {
+pub(in crate::server::live) async fn wait_for_window(caller: &mut Caller, request: &PairRequest) -> PairState {
     loop {
         let state: PairState = caller.post(paths::PAIR_REQUEST, request).await.ok().json();
         if state.state != WindowState::Waiting {
@@ -51,7 +51,12 @@ async fn wait_for_window(caller: &mut Caller, request: &PairRequest) -> PairStat
 }
 
 /// One side of the exchange up to its first answer.
-async fn begin(caller: &mut Caller, device: &Device, shower: Fingerprint, pin: &Pin) -> (Typist, Answer) {
+pub(in crate::server::live) async fn begin(
+    caller: &mut Caller,
+    device: &Device,
+    shower: Fingerprint,
+    pin: &Pin,
+) -> (Typist, Answer) {
     let rights = Rights::of_a_paired_device();
     let transcript =
         Transcript { exporter: caller.exporter, typist: device.fingerprint(), shower, rights: rights.clone() };
@@ -62,7 +67,12 @@ async fn begin(caller: &mut Caller, device: &Device, shower: Fingerprint, pin: &
 }
 
 /// The whole exchange; the answer to `pair/confirm`, and whether the other side proved the PIN, too.
-async fn try_pin(caller: &mut Caller, device: &Device, shower: Fingerprint, pin: &Pin) -> (Answer, bool) {
+pub(in crate::server::live) async fn try_pin(
+    caller: &mut Caller,
+    device: &Device,
+    shower: Fingerprint,
+    pin: &Pin,
+) -> (Answer, bool) {
     let (typist, started) = begin(caller, device, shower, pin).await;
     let started: PairStarted = started.ok().json();
     let (proof, confirmation) = typist.prove(&STANDARD.decode(started.message).unwrap(), &started.signing_key).unwrap();

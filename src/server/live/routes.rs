@@ -2,14 +2,13 @@
 
 use crate::model::{Right, Rights, SessionId};
 use crate::protocol::announce::Announcement;
-use crate::protocol::session::{PrepareDownload, SessionAnswer};
+use crate::protocol::session::PrepareDownload;
 use crate::protocol::{ErrorCode, paths};
 use crate::server::ServerEvent;
 use crate::server::live::{Caller, Device, LIMIT, Live, Setup, header, request};
 use crate::server::router::{Need, ROUTES, Route, Verb};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
-use rustls::HandshakeKind;
 
 fn to(route: &Route) -> Request<Body> {
     let method = match route.verb {
@@ -135,60 +134,6 @@ async fn an_announcement_that_contradicts_the_certificate_is_not_passed_on() {
         _ => None,
     });
     assert_eq!(heard.await, (honest, Some(device.fingerprint())), "the forged ones were not passed on");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn unpairing_ends_a_live_connection_and_every_new_one() {
-    let mut live = Live::start();
-    let device = live.paired("laptop", Rights::of_a_paired_device());
-    let mut idle = live.caller(&device).await;
-    idle.get(paths::SNAPSHOTS).await.ok();
-    let mut caller = live.caller(&device).await;
-    let open: SessionAnswer = caller.prepare(&header("Documents")).await.ok().json();
-
-    // An upload that is under way: its body never ends by itself.
-    let (tail, body) = tokio::sync::mpsc::channel::<std::io::Result<bytes::Bytes>>(1);
-    tail.send(Ok(bytes::Bytes::from_static(b"LB"))).await.unwrap();
-    let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    let body = Body::from_stream(body);
-    let uploading = request(Method::POST, paths::UPLOAD, Some(open.session), body);
-    let uploading = tokio::spawn(async move { caller.try_send(uploading).await });
-    let handle = live.handle.clone();
-    live.until(|| handle.shared.sessions().calls() == 1).await;
-    assert_eq!(handle.sessions().len(), 1);
-    assert!(handle.unpair(&device.fingerprint()).unwrap());
-    let ended = tokio::time::timeout(LIMIT, uploading).await.expect("ends at once").unwrap();
-    assert!(ended.is_err(), "{ended:?}");
-    drop(tail);
-    assert!(idle.try_send(request(Method::GET, paths::SNAPSHOTS, None, Body::empty())).await.is_err());
-    assert!(handle.sessions().is_empty());
-    live.event(|event| matches!(event, ServerEvent::Unpaired { .. }).then_some(())).await;
-
-    let mut new = live.caller(&device).await;
-    assert_eq!(new.get(paths::SNAPSHOTS).await.code(), ErrorCode::NotPaired);
-    assert!(!handle.unpair(&device.fingerprint()).unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_handshake_is_ever_resumed() {
-    let live = Live::start();
-    let device = live.paired("laptop", Rights::of_a_paired_device());
-    // A caller that would resume if it could.
-    let expect = crate::identity::Expect::Known(live.identity.fingerprint());
-    let mut config = (*device.identity.client_config(expect)).clone();
-    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    for _ in 0..3 {
-        let tcp = tokio::net::TcpStream::connect(live.address()).await.unwrap();
-        let name = rustls::pki_types::ServerName::IpAddress(live.address().ip().into());
-        let tls = connector.connect(name, tcp).await.unwrap();
-        assert_eq!(tls.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(tls)).await.unwrap();
-        tokio::spawn(connection);
-        let mut caller = Caller { sender, exporter: [0; 32] };
-        caller.get(paths::SNAPSHOTS).await.ok();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

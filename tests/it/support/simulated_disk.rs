@@ -6,15 +6,17 @@
 //!
 //! After a call that the disk died in, every further one fails.
 
+mod open_file;
 mod tree;
 
 use crate::support::dice::Dice;
 use lan_backup::platform::disk::{Access, Disk, DiskFile, ReadAt};
 use lan_backup::platform::fs::Kind;
 use lan_backup::platform::{Context, Result};
+use open_file::Open;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tree::{Journal, Number, ROOT, Tree};
@@ -26,6 +28,8 @@ pub(crate) struct Faults {
     pub(crate) end_in: Option<u64>,
     /// So many of a thousand calls fail.
     pub(crate) errors_per_mille: u64,
+    /// A sync that failed says that it worked. For a control.
+    pub(crate) failed_syncs_lie: bool,
     /// No more bytes fit.
     pub(crate) capacity: Option<u64>,
     /// Syncing a folder says that it was done. For controls: something must be lost then.
@@ -147,6 +151,12 @@ impl SimulatedDisk {
     pub(crate) fn set_faults(&self, faults: Faults) {
         let mut state = self.state();
         (state.faults, state.calls) = (faults, 0);
+    }
+
+    /// Calls so far, and how many of them failed.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.calls, state.failed)
     }
 
     /// Whether it has come to its end.
@@ -295,6 +305,18 @@ impl Disk for SimulatedDisk {
         })
     }
 
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        self.act("delete folder", path, |state| {
+            let (folder, name) = self.parent(state, path)?;
+            let number = state.tree.find(folder, name)?.ok_or(ErrorKind::NotFound)?;
+            if !state.tree.list(number)?.is_empty() {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            state.tree.remove(folder, name);
+            std::fs::remove_dir_all(path)
+        })
+    }
+
     fn remove_dir_all(&self, path: &Path) -> Result<()> {
         self.act("delete folder", path, |state| {
             let Some((folder, name)) = there(self.parent(state, path))? else { return Ok(()) };
@@ -316,7 +338,7 @@ impl Disk for SimulatedDisk {
         let result = match state.fate() {
             Ok(Fate::Failed) => {
                 state.tree.fail_to_sync_folder(folder);
-                Err(failed())
+                if state.faults.failed_syncs_lie { Ok(()) } else { Err(failed()) }
             }
             Ok(fate) => {
                 let last = matches!(fate, Fate::Last);
@@ -332,107 +354,5 @@ impl Disk for SimulatedDisk {
 
     fn free_bytes(&self, path: &Path) -> Result<u64> {
         self.act("ask for free space of", path, |state| Ok(state.room()))
-    }
-}
-
-/// An open file.
-struct Open {
-    state: Arc<Mutex<State>>,
-    number: Number,
-    path: PathBuf,
-    position: usize,
-}
-
-impl fmt::Debug for Open {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Open({})", self.path.display())
-    }
-}
-
-impl Write for Open {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.state.lock().unwrap();
-        let fate = state.fate()?;
-        let length = state.tree.file(self.number)?.shown.len();
-        let fits = (state.room() as usize).saturating_add(length.saturating_sub(self.position)).min(bytes.len());
-        if fits == 0 && !bytes.is_empty() {
-            return Err(ErrorKind::StorageFull.into());
-        }
-        let (count, result) = match fate {
-            Fate::Done => (fits, Ok(fits)),
-            Fate::Failed => (state.dice.below(fits as u64 + 1) as usize, Err(failed())),
-            Fate::Last => (state.dice.below(fits as u64 + 1) as usize, Err(over())),
-        };
-        let file = state.tree.file(self.number)?;
-        file.write(self.position, &bytes[..count]);
-        let grown = file.shown.len() - length;
-        state.used += grown as u64;
-        self.position += count;
-        result
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for Open {
-    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        let length = self.state.lock().unwrap().tree.file(self.number)?.shown.len() as i64;
-        let position = match position {
-            SeekFrom::Start(offset) => offset as i64,
-            SeekFrom::End(offset) => length + offset,
-            SeekFrom::Current(offset) => self.position as i64 + offset,
-        };
-        self.position = usize::try_from(position).map_err(|_| ErrorKind::InvalidInput)?;
-        Ok(self.position as u64)
-    }
-}
-
-impl DiskFile for Open {
-    fn sync(&self) -> io::Result<()> {
-        let mut guard = self.state.lock().unwrap();
-        let state = &mut *guard;
-        let (fate, lies) = (state.fate()?, state.faults.file_syncs_lie);
-        let file = state.tree.file(self.number)?;
-        match fate {
-            Fate::Failed => {
-                file.fail_to_sync(&mut state.dice);
-                Err(failed())
-            }
-            Fate::Last => Err(over()),
-            Fate::Done => {
-                if !lies {
-                    file.sync();
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl ReadAt for Open {
-    fn length(&self) -> Result<u64> {
-        let mut state = self.state.lock().unwrap();
-        let fate = state.fate().context("look at", &self.path)?;
-        match fate {
-            Fate::Done => Ok(state.tree.file(self.number).context("look at", &self.path)?.shown.len() as u64),
-            Fate::Failed => Err(failed()).context("look at", &self.path),
-            Fate::Last => Err(over()).context("look at", &self.path),
-        }
-    }
-
-    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
-        let mut state = self.state.lock().unwrap();
-        let read = |state: &mut State| match state.fate()? {
-            Fate::Failed => Err(failed()),
-            Fate::Last => Err(over()),
-            Fate::Done => {
-                let shown = &state.tree.file(self.number)?.shown;
-                let range = offset as usize..(offset as usize).saturating_add(length);
-                shown.get(range).map(<[u8]>::to_vec).ok_or(ErrorKind::UnexpectedEof.into())
-            }
-        };
-        read(&mut state).context("read", &self.path)
     }
 }
