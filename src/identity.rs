@@ -16,10 +16,12 @@
 //! | [`certificate`] | makes, keeps and loads certificate and signing key |
 //! | [`verifier`] | what both sides check in the handshake |
 //! | [`trust`] | the remembered fingerprints with their rights |
+//! | [`phones`] | LocalSend devices that may send files without a question |
 //! | [`pairing`] | the PIN exchange, pure |
 
 pub mod certificate;
 pub mod pairing;
+pub mod phones;
 pub mod trust;
 pub mod verifier;
 
@@ -39,6 +41,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use phones::{Phone, PhoneBook};
 pub use trust::{Trust, TrustStore};
 pub use verifier::WrongFingerprint;
 

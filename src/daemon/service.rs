@@ -1,17 +1,21 @@
 //! Server and discovery under one shutdown: the long-lived kind behind `serve`, and the short-lived kind that a command opens
 //! so that others can answer it.
 
-use crate::config::Accept;
+use crate::config::{Accept, LocalSend};
 use crate::daemon::control::{self, ControlSocket};
 use crate::daemon::{Context, Error, Result};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
+use crate::identity::PhoneBook;
+use crate::model::InboxKeep;
 use crate::model::limits::DEFAULT_PORT;
 use crate::platform;
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
-use crate::server::{self, AcceptMode, Desk, ServerEvent, ServerHandle, ServerOptions};
+use crate::server::{
+    self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
+};
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -37,12 +41,21 @@ pub struct NeighbourhoodOptions {
     pub desk: Arc<Desk>,
     /// It lasts only while one command runs.
     pub transient: bool,
+    /// Files from LocalSend apps.
+    pub localsend: LocalSendOptions,
 }
 
 impl NeighbourhoodOptions {
     /// For one command: be found, find, and let nobody in.
     pub fn transient() -> Self {
-        Self { store: None, port: Some(0), accept: AcceptMode::Never, desk: Arc::new(Desk::new()), transient: true }
+        Self {
+            store: None,
+            port: Some(0),
+            accept: AcceptMode::Never,
+            desk: Arc::new(Desk::new()),
+            transient: true,
+            localsend: LocalSendOptions::default(),
+        }
     }
 }
 
@@ -82,6 +95,7 @@ impl Neighbourhood {
                 state_folder: context.home.state(),
                 quota: context.settings.quota_gib.map(gib),
                 reserve_bytes: gib(context.settings.reserve_gib.unwrap_or(DEFAULT_RESERVE_GIB)),
+                localsend: options.localsend,
             },
             shutdown.clone(),
         )
@@ -163,6 +177,51 @@ pub struct ServeOptions {
     pub port: Option<u16>,
     /// Who is let in.
     pub accept: Option<Accept>,
+    /// Files from LocalSend apps.
+    pub localsend: InboxOptions,
+}
+
+/// What `serve` is told about LocalSend apps; what it is not told stands in the settings.
+#[derive(Debug, Default)]
+pub struct InboxOptions {
+    /// Who may send.
+    pub mode: Option<LocalSend>,
+    /// What becomes of the files.
+    pub keep: Option<InboxKeep>,
+    /// A file with the PIN.
+    pub pin_file: Option<PathBuf>,
+    /// Where plain files go; naming it means that they are saved, too.
+    pub inbox: Option<PathBuf>,
+}
+
+impl InboxOptions {
+    /// The door is shut.
+    pub fn off() -> Self {
+        Self { mode: Some(LocalSend::Off), ..Self::default() }
+    }
+
+    /// Together with the settings.
+    fn resolve(self, context: &Context) -> Result<LocalSendOptions> {
+        let settings = &context.settings;
+        let mode = match self.mode.or(settings.localsend).unwrap_or(LocalSend::Ask) {
+            LocalSend::Ask => LocalSendMode::Ask,
+            LocalSend::Accept => LocalSendMode::Accept,
+            LocalSend::Off => LocalSendMode::Off,
+        };
+        let usual = if self.inbox.is_some() || settings.inbox.is_some() { InboxKeep::Both } else { InboxKeep::Backup };
+        let keep = self.keep.or(settings.localsend_keep).unwrap_or(usual);
+        let pin_file = self.pin_file.or_else(|| settings.localsend_pin_file.clone());
+        let pin = pin_file.map(|path| LocalSendPin::read(&path)).transpose().map_err(|problem| {
+            Error::usage(problem, "write a PIN of its own, never the one of pairing, into the first line of that file")
+        })?;
+        let inbox = self.inbox.or_else(|| settings.inbox.clone()).unwrap_or_else(|| context.home.inbox());
+        if mode != LocalSendMode::Off && keep.saves() {
+            platform::fs::create_dir_all(&inbox)?;
+            server::sweep_inbox(&inbox, &*context.clock);
+        }
+        let phones = Some(PhoneBook::new(context.home.phones()));
+        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), phones })
+    }
 }
 
 /// Where the store of this device lies for a command: the one that was named, else that of a running `serve`, else the usual one.
@@ -231,6 +290,7 @@ impl Service {
             Accept::Paired => AcceptMode::Paired,
             Accept::Never => AcceptMode::Never,
         };
+        let localsend = options.localsend.resolve(context)?;
         let desk = Arc::new(Desk::new());
         let neighbourhood = Neighbourhood::open(
             context,
@@ -240,6 +300,7 @@ impl Service {
                 accept,
                 desk: desk.clone(),
                 transient: false,
+                localsend,
             },
         )
         .await?;

@@ -1,5 +1,6 @@
 //! Holds `protocol.md` to the code: its table of routes is the router's, its codes are all there are, its examples can be read.
 
+use crate::protocol::localsend::{FilesWanted, PrepareFiles};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::session::{
     Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded,
@@ -130,6 +131,8 @@ fn every_example_can_be_read() {
     reads::<PrepareDownload>(r#"{"of":"laptop""#);
     reads::<PrepareCopy>(r#"{"repository":{"id":"…32 hex…","chunker""#);
     reads::<Finish>(r#"{"record":"#);
+    reads::<PrepareFiles>(r#"{"info":{"alias":"Pixel""#);
+    reads::<FilesWanted>(r#"{"sessionId":"#);
     reads::<Uploaded>(r#"{"chunks":3}"#);
     reads::<Finished>(r#"{"snapshot":"#);
 }

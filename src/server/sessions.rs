@@ -25,6 +25,8 @@ pub enum SessionKind {
     Restore,
     /// To this device: a copy of a repository that another device keeps.
     Copy,
+    /// To this device, from a LocalSend app.
+    Inbox,
 }
 
 /// How far a session is.
