@@ -62,7 +62,9 @@ impl<V: Vault> Needs<V> {
             let mut bytes = Vec::new();
             for ids in level.chunks(FETCH_LISTS) {
                 let lists = fetch(&*self.vault, ids.to_vec()).await.map_err(from)?;
-                lists.iter().for_each(|list| bytes.extend_from_slice(list));
+                for list in &lists {
+                    bytes.extend_from_slice(list);
+                }
                 if bytes.len() / ID + own.len() > MAX_REFS_CHUNKS {
                     return Err(form("the refs have more chunks than this version handles"));
                 }

@@ -194,7 +194,7 @@ impl Job<'_> {
                 let opening = tokio::task::spawn_blocking(move || store.open_copy(parameters, &events, brought_by));
                 let repository = opening.await.map_err(|_| Error::Stopped)??;
                 let own = self.context.identity.fingerprint();
-                self.into_vault(opened, Arc::new(LocalVault::new(repository, own))).await?
+                self.carry(opened, Arc::new(LocalVault::new(repository, own))).await?
             }
             End::Device(located) => {
                 let client = located.client(self.context)?;
@@ -203,7 +203,7 @@ impl Job<'_> {
                 let session = answer.session;
                 let _alive = KeepAlive::start(&client, session);
                 let vault = Arc::new(RemoteVault::new(client.clone(), &answer)?);
-                let report = self.into_vault(opened, vault).await;
+                let report = self.carry(opened, vault).await;
                 let _ = client.cancel(session).await;
                 report?
             }
@@ -211,7 +211,7 @@ impl Job<'_> {
         Ok(Copied { alias: opened.alias.clone(), repository: parameters.id, report })
     }
 
-    async fn into_vault<A: Vault, B: Vault>(&self, opened: &Opened<A>, to: Arc<B>) -> Result<Report> {
+    async fn carry<A: Vault, B: Vault>(&self, opened: &Opened<A>, to: Arc<B>) -> Result<Report> {
         let set = self.options.set.as_ref();
         let chosen: Option<HashSet<SnapshotId>> = if self.options.snapshots.is_empty() {
             None

