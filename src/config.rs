@@ -32,6 +32,7 @@ const TEMPLATE: &str = "\
 # inbox = \"/srv/inbox\"      # where plain files go
 # quota_gib = 500           # the most that each device may store here
 # reserve_gib = 1           # what always stays free on the disk
+# scrub_mib = 8             # MiB a second that `serve` reads of what it keeps, to find bit rot early; 0 for never
 
 # What is kept of the backups here (`lan-backup retention` shows what a rule would do); without this, everything, for ever.
 # [retention]
@@ -115,6 +116,8 @@ pub struct Settings {
     pub quota_gib: Option<u64>,
     /// What always stays free on the disk, in GiB.
     pub reserve_gib: Option<u64>,
+    /// How fast `serve` reads again what it keeps, in MiB a second; 0 for never.
+    pub scrub_mib: Option<u64>,
     /// What is kept of the backups here.
     #[serde(default)]
     pub retention: Retention,

@@ -8,6 +8,7 @@ use crate::cli::progress::TICK;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
+use crate::cli::{repair, verify};
 use crate::config::{Accept, LocalSend};
 use crate::daemon::service::{InboxOptions, ServeOptions, Service};
 use crate::daemon::{Context, Error};
@@ -16,6 +17,8 @@ use crate::model::InboxKeep;
 use crate::platform::interfaces;
 use crate::platform::shutdown::Shutdown;
 use crate::server::{Decision, Desk, PinShown, ServerEvent, SessionKind, SessionSummary};
+use crate::store::repair::Repaired;
+use crate::store::scrubber::News;
 use clap::ValueEnum;
 use dialoguer::Select;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// Be found by other devices, keep their backups, and give them back
 #[derive(Debug, clap::Args)]
@@ -102,6 +106,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     } else {
         tokio::spawn(tell(service.desk.clone(), output.clone()))
     };
+    let scrub = service.take_scrub_news().map(|news| tokio::spawn(tell_damage(news, output.clone())));
     let copies = tokio::spawn(watch_for_copies(service.neighbourhood.discovery().clone(), output.clone()));
     let mut watch = Watch { output: output.clone(), bars: HashMap::new() };
     if let Some(mut events) = events {
@@ -117,9 +122,24 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     }
     asking.abort();
     copies.abort();
+    scrub.iter().for_each(tokio::task::JoinHandle::abort);
     service.stop().await;
     output.event("stopped", json!({}));
     Ok(ExitStatus::Done)
+}
+
+/// Shows what the scrub finds.
+async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
+    while let Some(news) = news.recv().await {
+        match news {
+            News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
+            News::Damaged(snapshot) => {
+                verify::tell_snapshot(&snapshot, &output);
+                output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
+            }
+            News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
+        }
+    }
 }
 
 fn greet(context: &Context, service: &Service, output: &Output) {

@@ -3,6 +3,7 @@
 
 use crate::config::{Accept, LocalSend};
 use crate::daemon::control::{self, ControlSocket};
+use crate::daemon::scrub::{self, Scrub, ScrubOptions};
 use crate::daemon::{Context, Error, Result};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
@@ -16,6 +17,7 @@ use crate::protocol::Announcement;
 use crate::server::{
     self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
 };
+use crate::store::scrubber::News;
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -266,6 +268,7 @@ pub struct Service {
     pub recovery: RecoveryReport,
     /// Where questions lie.
     pub desk: Arc<Desk>,
+    scrub: Scrub,
     control: ControlSocket,
     _only: Lock,
 }
@@ -312,13 +315,26 @@ impl Service {
             desk: desk.clone(),
         };
         let control = ControlSocket::open(&context.home, answers)?;
-        Ok(Self { neighbourhood, store, recovery, desk, control, _only: only })
+        let server = neighbourhood.server().clone();
+        let scrub = Scrub::start(ScrubOptions {
+            store: store.clone(),
+            clock: context.clock.clone(),
+            rate: context.settings.scrub_mib.unwrap_or(scrub::DEFAULT_MIB) << 20,
+            delay: scrub::START_DELAY,
+            busy: Box::new(move || server.sessions().iter().any(|session| !session.waiting)),
+        });
+        Ok(Self { neighbourhood, store, recovery, desk, scrub, control, _only: only })
+    }
+
+    /// What the scrub finds, once.
+    pub fn take_scrub_news(&mut self) -> Option<mpsc::Receiver<News>> {
+        self.scrub.take_news()
     }
 
     /// Ends everything: no new calls, those under way get a few seconds.
     pub async fn stop(self) {
         self.control.close();
-        self.neighbourhood.close().await;
+        tokio::join!(self.neighbourhood.close(), self.scrub.stop());
     }
 }
 
