@@ -17,6 +17,7 @@
 //! | `copies` | repositories that were copied from another store |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
+//! | [`rhythm`] | which backups are overdue |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
@@ -48,6 +49,7 @@ pub mod recovery;
 pub mod repair;
 pub mod repository;
 pub mod retention;
+pub mod rhythm;
 pub mod scrub;
 pub mod scrubber;
 mod sealed;

@@ -139,7 +139,7 @@ impl Repository {
         if marks.get(&there.id).is_some_and(Forgotten::is_not_copied) {
             let _prune = Lock::shared(&self.lock("prune"))?;
             self.require(record)?;
-            self.forgotten.delete(&there.id)?;
+            self.forgotten.bring_back(&there.id, self.packs.clock.now())?;
         }
         Ok(there)
     }
