@@ -6,6 +6,7 @@
 pub mod completions;
 pub mod copy;
 pub mod devices;
+pub mod diagnose;
 pub mod diff;
 pub mod face;
 pub mod find;
