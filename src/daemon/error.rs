@@ -3,6 +3,7 @@
 use crate::backup;
 use crate::client;
 use crate::config;
+use crate::copy;
 use crate::discovery;
 use crate::identity;
 use crate::model::{Alias, Fingerprint};
@@ -31,6 +32,9 @@ pub enum Error {
     /// The restore engine.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// The copy engine.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
     /// The vault, outside an engine.
     #[error(transparent)]
     Vault(#[from] vault::Error),
@@ -129,7 +133,13 @@ impl Error {
 
     /// Whether the user stopped it.
     pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Backup(backup::Error::Stopped) | Self::Restore(restore::Error::Stopped))
+        matches!(
+            self,
+            Self::Stopped
+                | Self::Copy(copy::Error::Stopped)
+                | Self::Backup(backup::Error::Stopped)
+                | Self::Restore(restore::Error::Stopped)
+        )
     }
 
     /// The chain of errors in one sentence.
@@ -153,8 +163,10 @@ impl Error {
         let code = match self {
             Self::Client(error) => error.code(),
             Self::Vault(error)
+            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
             | Self::Backup(backup::Error::Vault(error))
             | Self::Restore(restore::Error::Vault(error)) => vault_code(error),
+            Self::Copy(copy::Error::Diverged { .. }) => "diverged",
             Self::Backup(backup::Error::Roots(_)) => "bad-path",
             Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => {
                 "bad-pattern"
@@ -193,9 +205,13 @@ impl Error {
             Self::Store(error) => return store_hint(error).map(str::to_owned),
             Self::Usage { hint, .. } | Self::Refused { hint, .. } => return hint.clone(),
             Self::Vault(error)
+            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
             | Self::Backup(backup::Error::Vault(error))
             | Self::Restore(restore::Error::Vault(error)) => {
                 return vault_hint(error);
+            }
+            Self::Copy(copy::Error::Diverged { .. }) => {
+                "both go on by themselves now; copy to an empty folder, or to another device, to have both"
             }
             Self::UnknownDevice { tried, .. } => {
                 let first = "start `lan-backup serve` there, or give its address (192.168.1.7) instead of its name";
