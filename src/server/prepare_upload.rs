@@ -34,7 +34,8 @@ pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Re
         move || {
             let repository = repository_of(&shared, &trust, header.repository)?;
             room::check(&shared, repository.as_deref(), 0)?;
-            let head = repository.as_ref().map(|repository| repository.head(&header.set)).transpose()?.flatten();
+            let head =
+                repository.as_ref().map(|repository| repository.head_to_follow(&header.set)).transpose()?.flatten();
             Ok((repository, head.is_none()))
         }
     });
@@ -78,6 +79,11 @@ fn repository_of(
         repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
     };
     match shared.store()?.repository(&wanted).filter(was_own) {
+        Some(copy) if copy.copied_from().is_some() => {
+            Err(ApiError::not_allowed("this device keeps only a copy of that backup, which another device brings").hint(
+                "to continue it here, its person lets this device take it over: `lan-backup restore DEVICE --of NAME --adopt`",
+            ))
+        }
         Some(repository) if repository.owner() == trust.fingerprint => Ok(Some(repository)),
         Some(_) => Err(ApiError::not_allowed("another device has taken this one's place and continues its backups")
             .hint("for a new backup of its own, unpair the other device here (`lan-backup unpair`) and send again")),
