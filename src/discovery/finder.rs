@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 const SCAN_AFTER: Duration = Duration::from_secs(1);
 /// Time for another device of the same name to answer as well, before the first is taken.
 const NAMESAKE_GRACE: Duration = Duration::from_millis(400);
+/// Nobody who is not paired is taken by a name before that: answers by datagram are limited to one a second, so a namesake may be
+/// slower than the first by that much.
+const STRANGERS_AFTER: Duration = Duration::from_secs(1);
 /// Who did not answer is asked again, and hello said again, this often.
 const AGAIN_EVERY: Duration = Duration::from_secs(4);
 /// Longest time for proving a whole list: a flood of forged claims is not waited for.
@@ -134,7 +137,8 @@ async fn by_name(state: &State, selector: &Selector, wait: Duration) -> Found {
     let mut silence = std::pin::pin!(tokio::time::sleep(SCAN_AFTER));
     let mut grace = OptionFuture::default();
     let mut scan = OptionFuture::default();
-    let (mut scanned, mut in_grace) = (false, false);
+    let mut early = std::pin::pin!(tokio::time::sleep(STRANGERS_AFTER));
+    let (mut scanned, mut in_grace, mut is_early) = (false, false, true);
     let mut again = tokio::time::interval(AGAIN_EVERY);
     loop {
         let answers = Answers::since(state, selector, since);
@@ -152,7 +156,15 @@ async fn by_name(state: &State, selector: &Selector, wait: Duration) -> Found {
         }
         tokio::select! {
             () = &mut over => return answers.take(state),
-            Some(()) = &mut grace, if in_grace => return answers.take(state),
+            Some(()) = &mut grace, if in_grace => {
+                let settled = calls.is_empty() && !is_early;
+                if settled || !answers.paired.is_empty() {
+                    return answers.take(state);
+                }
+                // Somebody who fits is being asked still.
+                grace = Some(Box::pin(tokio::time::sleep(NAMESAKE_GRACE))).into();
+            }
+            () = &mut early, if is_early => is_early = false,
             () = &mut silence, if !scanned => {
                 scanned = true;
                 scan = Some(Box::pin(scan::scan(state, Extent::Subnets))).into();
