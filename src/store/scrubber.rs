@@ -111,12 +111,11 @@ impl Scrubber {
             }
             state.keep_only(&packs);
         }
-        match oldest {
-            Some((_, repository, pack)) => self.read(&repository, pack, now, &mut step, shutdown)?,
-            None => {
-                step.rest_until = Some(rest);
-                self.save()?;
-            }
+        if let Some((_, repository, pack)) = oldest {
+            self.read(&repository, pack, now, &mut step, shutdown)?;
+        } else {
+            step.rest_until = Some(rest);
+            self.save()?;
         }
         Ok(step)
     }
