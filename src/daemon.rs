@@ -13,6 +13,7 @@
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
+//! | [`rotation`] | new certificates: this device's own, and those of others |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
 pub mod context;
@@ -24,6 +25,7 @@ pub mod locate;
 pub mod look;
 pub mod pruning;
 pub mod retrieve;
+pub mod rotation;
 pub mod send;
 pub mod service;
 

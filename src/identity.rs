@@ -15,11 +15,13 @@
 //! |---|---|
 //! | [`certificate`] | makes, keeps and loads certificate and signing key |
 //! | [`verifier`] | what both sides check in the handshake |
+//! | [`rotation`] | a new certificate for the same device |
 //! | [`trust`] | the remembered fingerprints with their rights |
 //! | [`pairing`] | the PIN exchange, pure |
 
 pub mod certificate;
 pub mod pairing;
+pub mod rotation;
 pub mod trust;
 pub mod verifier;
 
@@ -119,6 +121,7 @@ pub struct Identity {
 struct Inner {
     keys: Keys,
     fingerprint: Fingerprint,
+    former: Vec<Fingerprint>,
     server: Arc<ServerConfig>,
 }
 
@@ -137,8 +140,32 @@ impl Identity {
     pub fn load_or_generate(folder: &Path) -> Result<Self> {
         let keys = certificate::load_or_generate(folder)?;
         let fingerprint = fingerprint_of(&keys.certificate);
+        let former = rotation::load(folder, fingerprint)?;
         let server = Arc::new(server_config(&keys)?);
-        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, server }) })
+        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, former, server }) })
+    }
+
+    /// Makes a new certificate for the device kept in `folder`; its signing key stays and vouches for it.
+    ///
+    /// # Errors
+    /// A damaged identity, or a disk that fails: then the old certificate is still there.
+    pub fn rotate(folder: &Path) -> Result<Self> {
+        {
+            let _lock = certificate::lock(folder)?;
+            rotation::replace(folder)?;
+        }
+        Self::load_or_generate(folder)
+    }
+
+    /// The certificates that this device had before, the newest first.
+    pub fn former(&self) -> &[Fingerprint] {
+        &self.inner.former
+    }
+
+    /// The proof that a certificate was this device's; `None` when it was not.
+    pub fn proof_of_former(&self, old: &Fingerprint) -> Option<String> {
+        let was = self.inner.former.contains(old);
+        was.then(|| rotation::prove(self.signing_key(), old, &self.inner.fingerprint))
     }
 
     /// Who this device is.

@@ -15,6 +15,7 @@ pub mod error_code;
 pub mod listing;
 pub mod pairing;
 pub mod paths;
+pub mod rotation;
 pub mod session;
 
 pub use announce::{Announcement, LanBackup};

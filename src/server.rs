@@ -18,6 +18,7 @@
 //! | [`prepare_upload`] [`manifest`] [`room`] [`missing`] [`upload`] [`finish`] | a backup, in the order of its calls |
 //! | [`listing`] [`prepare_download`] [`chunks`] | a restore |
 //! | [`info`] | who is here |
+//! | [`rotated`] [`impostors`] | who was known by another certificate, and who only has a known name |
 
 pub mod approval;
 pub mod desk;
@@ -33,6 +34,7 @@ mod chunks;
 mod connection;
 mod connections;
 mod finish;
+mod impostors;
 mod info;
 mod limits;
 mod listing;
@@ -44,6 +46,7 @@ mod pairing;
 mod prepare_download;
 mod prepare_upload;
 mod room;
+mod rotated;
 mod router;
 mod state;
 mod stream;

@@ -2,6 +2,7 @@
 
 use crate::model::SignedRecord;
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
+use crate::protocol::rotation::{Rotated, RotatedAnswer};
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
 use crate::server::limits::{
@@ -99,6 +100,7 @@ fn example(start: &str) -> String {
     text[..=end.unwrap()]
         .replace("…64 hex…", &"ab".repeat(32))
         .replace("64 lower-case hex", &"ab".repeat(32))
+        .replace("…128 hex…", &"ef".repeat(64))
         .replace("…32 hex…", &"cd".repeat(16))
         .replace("\"fingerprint\":\"…\"", &format!("\"fingerprint\":\"{}\"", "AB".repeat(32)))
         .replace("\"idempotencyKey\":\"…\"", &format!("\"idempotencyKey\":\"{}\"", "cd".repeat(16)))
@@ -124,6 +126,8 @@ fn every_example_can_be_read() {
     reads::<PairStarted>(r#"{"message":"base64","signingKey""#);
     reads::<PairConfirm>(r#"{"proof":"base64"}"#);
     reads::<PairConfirmed>(r#"{"proof":"base64","alias""#);
+    reads::<Rotated>(r#"{"v":1,"formerly""#);
+    reads::<RotatedAnswer>(r#"{"accepted""#);
     reads::<SessionAnswer>(r#"{"session":"#);
     reads::<PrepareUpload>(r#"{"api":1,"requiredFeatures""#);
     reads::<PrepareDownload>(r#"{"of":"laptop""#);

@@ -9,7 +9,8 @@ use crate::server::call::Call;
 use crate::server::connection::Connection;
 use crate::server::state::Shared;
 use crate::server::{
-    cancel, chunks, finish, info, listing, missing, pair_routes, prepare_download, prepare_upload, upload, waiting,
+    cancel, chunks, finish, info, listing, missing, pair_routes, prepare_download, prepare_upload, rotated, upload,
+    waiting,
 };
 use axum::Router;
 use axum::body::Body;
@@ -84,6 +85,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(Post PAIR_REQUEST, Need::Certificate, pair_routes::request),
     route!(Post PAIR_START, Need::Certificate, pair_routes::start),
     route!(Post PAIR_CONFIRM, Need::Certificate, pair_routes::confirm),
+    route!(Post ROTATED, Need::Certificate, rotated::rotated),
     route!(Post PREPARE_UPLOAD, Need::Right(Right::Backup), prepare_upload::prepare_upload),
     route!(Get SESSIONS / id, Need::Paired, waiting::session),
     route!(Post MISSING, Need::Right(Right::Backup), missing::missing),

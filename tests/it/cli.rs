@@ -9,6 +9,7 @@ mod failures;
 mod looking;
 mod pairing;
 mod restoring;
+mod rotation;
 mod serving;
 mod together;
 mod usage;
