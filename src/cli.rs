@@ -28,6 +28,7 @@ pub mod status;
 pub mod trust;
 pub mod try_out;
 pub mod unpair;
+pub mod verify;
 
 use crate::cli::output::{Output, Style, Talk};
 use crate::cli::settings::Globals;
@@ -106,6 +107,7 @@ enum Command {
     Diff(diff::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Verify(verify::Args),
     Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
@@ -187,6 +189,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),

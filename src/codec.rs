@@ -4,6 +4,7 @@ use crate::model::limits::MAX_BLOCK_PLAIN_BYTES;
 use crate::model::{Block, BlockHeader, ChunkId, ChunkRef, Codec, StoredHash};
 use bytes::Bytes;
 use std::fmt;
+use std::io::Read;
 
 /// What is wrong with a block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -154,6 +155,35 @@ impl Decoder {
         Ok(plain)
     }
 
+    /// What is still good of a block that fails the checks of [`Decoder::decode`]: the chunks whose bytes hash to their ids. A
+    /// chunk that does is what it was, whatever happened around it.
+    pub fn salvage(&mut self, block: &Block) -> Vec<(ChunkId, Bytes)> {
+        let expected = block.header.plain_length() as usize;
+        let plain = match block.header.codec {
+            Codec::None => block.stored.clone(),
+            // One wrong bit ends an LZ4 block; a zstd frame gives what came before it.
+            Codec::Lz4 => self.decompress(block).unwrap_or_default(),
+            Codec::Zstd => {
+                let mut plain = Vec::new();
+                if let Ok(frame) = zstd::stream::read::Decoder::new(&block.stored[..]) {
+                    // Whatever it ends with, what came is judged by its hashes.
+                    let _ = frame.take(expected as u64).read_to_end(&mut plain);
+                }
+                Bytes::from(plain)
+            }
+        };
+        let mut at = 0_usize;
+        let mut good = Vec::new();
+        for chunk in &block.header.chunks {
+            let end = at + chunk.length as usize;
+            if let Some(bytes) = plain.get(at..end).filter(|bytes| chunk_id(bytes) == chunk.id) {
+                good.push((chunk.id, plain.slice_ref(bytes)));
+            }
+            at = end;
+        }
+        good
+    }
+
     fn decompress(&mut self, block: &Block) -> Result<Bytes, Error> {
         let expected = block.header.plain_length();
         let wrong = Error::Length { expected };
@@ -228,6 +258,27 @@ mod tests {
             stored[bit / 8] ^= 1 << (bit % 8);
             let bad = Block { header: block.header.clone(), stored: stored.into() };
             assert_eq!(Decoder::new().decode(&bad), Err(Error::StoredHash));
+        }
+    }
+
+    #[test]
+    fn what_a_flipped_bit_did_not_reach_is_salvaged_and_nothing_else() {
+        let noise = |n: u64| Bytes::from([n.to_le_bytes(); 1000].concat());
+        let text = |n: u64| Bytes::from(format!("line {n} of a text that compresses well, {}\n", n * n).repeat(200));
+        for compression in [Compression::None, Compression::Zstd(1), Compression::Lz4] {
+            let chunks: Vec<_> = (0..20).map(text).chain((20..24).map(noise)).map(|b| (chunk_id(&b), b)).collect();
+            let block = Encoder::new(compression).encode(&chunks);
+            assert_eq!(Decoder::new().salvage(&block), chunks, "a whole block gives all");
+            let mut salvaged = 0;
+            for bit in (0..block.stored.len() * 8).step_by(block.stored.len() / 16) {
+                let mut stored = block.stored.to_vec();
+                stored[bit / 8] ^= 1 << (bit % 8);
+                let bad = Block { header: block.header.clone(), stored: stored.into() };
+                let good = Decoder::new().salvage(&bad);
+                assert!(good.iter().all(|found| chunks.contains(found)) && good.len() < chunks.len(), "bit {bit}");
+                salvaged += good.len();
+            }
+            assert!(salvaged > 0 || compression == Compression::Lz4, "{compression:?}");
         }
     }
 

@@ -57,6 +57,12 @@ impl Error {
         self.kind() == io::ErrorKind::NotFound
     }
 
+    /// The disk cannot give back what was written: as bad as wrong bytes, and as lasting.
+    pub fn is_bad_medium(&self) -> bool {
+        // EIO; Linux's ENODATA and EUCLEAN are what some disks and file systems say instead.
+        matches!(self.source.raw_os_error(), Some(5 | 61 | 117))
+    }
+
     /// The disk or a quota is full.
     pub fn is_full(&self) -> bool {
         matches!(self.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

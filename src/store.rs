@@ -18,6 +18,7 @@
 //! | [`repository`] | all of that together |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
+//! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
 mod durable_folders;
@@ -27,10 +28,12 @@ mod forgotten;
 pub mod health;
 mod index;
 pub mod layout;
+mod lists;
 pub mod local_vault;
 pub mod marks;
 pub mod owner_log;
 pub mod pack;
+mod pack_look;
 pub mod pack_writer;
 mod packs;
 mod pending;
@@ -43,6 +46,7 @@ pub mod scrub;
 mod sealed;
 pub mod shelf;
 mod stream;
+pub mod verify;
 
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
 use crate::platform::clock::Clock;
@@ -54,7 +58,7 @@ use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,11 +98,20 @@ struct Inner {
     repositories: Mutex<Known>,
 }
 
+/// What keeps a repository from being used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The file at fault, as far as it is one; its path in the store.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Damaged; not tried again while this process lives.
-    unusable: BTreeSet<RepositoryId>,
+    /// Damaged; not tried again while this process lives. With what is wrong.
+    unusable: BTreeMap<RepositoryId, Unusable>,
     /// Why one could not be opened the last time, when that was the disk's or the system's fault.
     failing: Option<Error>,
 }
@@ -164,6 +177,17 @@ impl Store {
         self.inner.id
     }
 
+    /// Whether `store.json` is still what it was when the store was opened; what is wrong otherwise.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        let path = self.inner.folder.join(STORE_FILE);
+        let file: StoreFile = load(&*self.inner.disk, &path)?;
+        if file.id == self.inner.id.to_string() {
+            Ok(())
+        } else {
+            Err(Error::damaged(&path.display(), &"it is another's"))
+        }
+    }
+
     /// Where it lies.
     pub fn folder(&self) -> &Path {
         &self.inner.folder
@@ -187,6 +211,12 @@ impl Store {
         }
         self.inner.refresh();
         self.inner.known().open.get(id).cloned()
+    }
+
+    /// Repositories that cannot be used.
+    pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
+        self.inner.refresh();
+        self.inner.known().unusable.clone()
     }
 
     /// The repository that belongs to a device now; the one it came to own last, should there be several.
@@ -233,6 +263,23 @@ impl Store {
     }
 }
 
+impl Unusable {
+    fn new(store: &Path, id: &RepositoryId, error: &Error) -> Self {
+        let folder = format!("{REPOSITORIES}/{id}");
+        let (name, problem) = match error {
+            Error::Damaged { name, problem } => (name.clone(), problem.clone()),
+            other => (String::new(), other.to_string()),
+        };
+        // Names of objects lie in the repository; files that are read by path name all of it.
+        let path = match Path::new(&name).strip_prefix(store) {
+            Ok(path) => path.display().to_string(),
+            Err(_) if name.is_empty() => folder,
+            Err(_) => format!("{folder}/{name}"),
+        };
+        Self { path, problem }
+    }
+}
+
 fn newest_owned(repositories: Vec<Arc<Repository>>, owner: &Fingerprint) -> Option<Arc<Repository>> {
     let since = |repository: &Repository| match repository.owner_log().pop() {
         Some(OwnerEvent::Create { at, .. } | OwnerEvent::Adopt { at, .. } | OwnerEvent::Rotate { at, .. }) => Some(at),
@@ -263,7 +310,7 @@ impl Inner {
         known.failing = None;
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
-            if known.open.contains_key(&id) || known.unusable.contains(&id) {
+            if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
                 continue;
             }
             match self.open(&all.join(name), id, report) {
@@ -278,7 +325,7 @@ impl Inner {
                     if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
                         known.failing = Some(error);
                     } else {
-                        known.unusable.insert(id);
+                        known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     }
                 }
             }
@@ -310,12 +357,17 @@ impl Inner {
 
 /// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
 fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T> {
+    parse(path, disk.read(path)?)
+}
+
+/// The same of bytes that were read already.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(disk.read(path)?).map_err(|error| damaged(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
     let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
     let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
     if found > FORMAT {

@@ -93,6 +93,9 @@ pub enum Error {
     /// The writer failed earlier, or the repository is being closed.
     #[error("nothing more can be written here")]
     Closed,
+    /// The shutdown was given.
+    #[error("stopped")]
+    Stopped,
     /// The index, which is only a cache, can neither be used nor rebuilt.
     #[error("the index cannot be used")]
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -141,6 +144,7 @@ impl From<Error> for vault::Error {
             | Error::OwnerEvent(_)
             | Error::TooLarge { .. }
             | Error::Closed
+            | Error::Stopped
             | Error::NewerFormat { .. } => Self::Refused(error.to_string().into()),
             full if full.is_full() => Self::Full("the disk of the store is full".to_owned()),
             Error::NotDurable(_) | Error::Index(_) | Error::Platform(_) | Error::Full => {

@@ -66,7 +66,8 @@ impl ForgottenMarks {
         Ok(self.shelf.delete(&layout::forgotten_mark(id))?)
     }
 
-    fn load(&self, id: &SnapshotId) -> Result<Option<Forgotten>> {
+    /// One mark, read from the disk.
+    pub(crate) fn load(&self, id: &SnapshotId) -> Result<Option<Forgotten>> {
         let name = layout::forgotten_mark(id);
         let object = match self.shelf.open(&name) {
             Err(error) if error.is_not_found() => return Ok(None),

@@ -13,7 +13,7 @@ use crate::model::{ChunkId, PackId};
 use crate::platform::fs;
 use crate::platform::lock::Lock;
 use crate::store::error::{Error, Result};
-use crate::store::index::table::{PackRows, Place, Trouble};
+use crate::store::index::table::{PackRows, Place, Summary, Trouble};
 use crate::store::layout::{self, INDEX_FILE, LOCKS};
 use crate::store::pack::Trailer;
 use crate::store::shelf::Shelf;
@@ -48,6 +48,15 @@ impl IndexedPack {
             }
         }
         Self { id, bytes, chunks }
+    }
+
+    /// The same in two numbers, to be compared with the rows of the index.
+    pub(crate) fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for (chunk, (offset, length)) in &self.chunks {
+            summary.add(chunk, *offset, *length);
+        }
+        summary
     }
 }
 
@@ -103,6 +112,32 @@ impl Index {
         self.ask(|open| table::find(&mut open.connection, &mut open.packs, ids)).map(|(places, _)| places)
     }
 
+    /// All places where each of `ids` lies.
+    pub(crate) fn copies(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>> {
+        self.ask(|open| table::copies(&mut open.connection, &mut open.packs, ids)).map(|(places, _)| places)
+    }
+
+    /// What the index says a pack holds; empty when it does not know the pack. Reads the whole index: for packs whose trailer
+    /// is gone, which are few.
+    pub(crate) fn chunks_of(&self, pack: PackId) -> Result<Vec<ChunkId>> {
+        self.ask(|open| table::chunks_of(&open.connection, &open.packs, pack)).map(|(ids, _)| ids)
+    }
+
+    /// Reads and checks the whole index, and compares what it says of each pack with what the packs say. Whatever does not fit,
+    /// it is built anew. Returns whether it was. `packs` are all that can be read.
+    pub(crate) fn compare(&self, packs: &HashMap<PackId, Summary>) -> Result<bool> {
+        let (found, rebuilt) = self.ask(|open| table::check(&mut open.connection))?;
+        // A pack that came or went meanwhile is not a difference.
+        let differs = |(id, summary): (&PackId, &Summary)| packs.get(id).is_some_and(|pack| pack != summary);
+        if !rebuilt && found.iter().any(differs) {
+            tracing::warn!(path = %self.path.display(), "the index says other things than the packs and is built anew");
+            let mut state = self.state();
+            self.rebuild(&mut state)?;
+            return Ok(true);
+        }
+        Ok(rebuilt)
+    }
+
     /// Adds packs, which must be durable.
     pub(crate) fn add(&self, packs: &[IndexedPack]) -> Result<()> {
         self.ask(|open| add(open, packs)).map(|_| ())
@@ -119,7 +154,7 @@ impl Index {
         if self.state().checked.is_some_and(|at| now.saturating_duration_since(at) < DOUBT_PAUSE) {
             return Ok(false);
         }
-        let ((), rebuilt) = self.ask(|open| table::check(&mut open.connection))?;
+        let (_, rebuilt) = self.ask(|open| table::check(&mut open.connection))?;
         let reconciled = self.reconcile()?;
         self.state().checked = Some(now);
         if rebuilt || reconciled != Reconciled::default() {

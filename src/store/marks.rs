@@ -81,7 +81,7 @@ pub fn load(shelf: &dyn Shelf) -> Result<Vec<Mark>> {
     Ok(marks)
 }
 
-fn load_one(shelf: &dyn Shelf, name: &layout::ObjectName) -> Result<Mark> {
+pub(crate) fn load_one(shelf: &dyn Shelf, name: &layout::ObjectName) -> Result<Mark> {
     let object = shelf.open(name)?;
     let length = object.length()?;
     if length > MAX_MARK_BYTES {

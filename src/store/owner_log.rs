@@ -68,6 +68,15 @@ impl OwnerLog {
         Ok(log)
     }
 
+    /// Reads and checks the whole log again, from the disk.
+    pub(crate) fn read_anew(&self) -> Result<()> {
+        let log = Self::open(self.repository, Arc::clone(&self.shelf), self.key.clone())?;
+        let now = log.state.into_inner().unwrap_or_else(PoisonError::into_inner).events;
+        let known = self.state.lock().unwrap_or_else(PoisonError::into_inner).events.clone();
+        // Events are only ever added.
+        if now.starts_with(&known) { Ok(()) } else { Err(Error::damaged(&layout::owners(), &"events of it are gone")) }
+    }
+
     /// All events, first to last, those of other processes included.
     pub(crate) fn events(&self) -> Vec<OwnerEvent> {
         if let Err(error) = self.refresh() {

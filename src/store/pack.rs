@@ -141,6 +141,7 @@ impl From<platform::Error> for ReadError {
     fn from(error: platform::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Self::Problem("it ends too early".to_owned()),
+            _ if error.is_bad_medium() => Self::Problem(format!("the disk cannot read it ({})", error.source)),
             _ => Self::Platform(error),
         }
     }

@@ -18,7 +18,7 @@ use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
 use crate::store::pending::Pending;
-use crate::store::records::{Kept, Records};
+use crate::store::records::{All, Kept, Records};
 use crate::store::recovery::RecoveryReport;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
@@ -250,6 +250,24 @@ impl Repository {
     /// Bytes of all packs, those that are not durable yet included.
     pub fn stored_bytes(&self) -> Result<u64> {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
+    }
+
+    /// Reads `config.json` again.
+    pub(crate) fn check_config(&self) -> Result<()> {
+        let bytes = self.packs.shelf.get(&layout::config())?;
+        let config: Config = crate::store::parse(Path::new(layout::config().as_str()), bytes)?;
+        let same = config.id == self.config.id && config.chunker == self.config.chunker;
+        if same { Ok(()) } else { Err(Error::damaged(&layout::config(), &"it belongs to another repository")) }
+    }
+
+    /// Reads the owner log again, from its first event.
+    pub(crate) fn check_owners(&self) -> Result<()> {
+        self.owners.read_anew()
+    }
+
+    /// Reads all records from the disk again.
+    pub(crate) fn read_records_anew(&self) -> Result<All> {
+        Records::new(self.config.id, Arc::clone(&self.packs.shelf)).all()
     }
 
     /// How it is, as far as that is known without reading it anew.

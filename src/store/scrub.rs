@@ -45,16 +45,22 @@ pub enum Next {
 impl ScrubState {
     /// What is kept on the shelf; an empty state when there is none or it is damaged.
     pub fn load(shelf: &dyn Shelf) -> Result<Self> {
-        let bytes = match shelf.get(&layout::scrub()) {
-            Err(error) if error.is_not_found() => return Ok(Self::default()),
-            other => other?,
-        };
-        let state = unseal(&bytes).ok().and_then(|json| serde_json::from_str::<Self>(json).ok());
-        let state = state.filter(|state| state.format <= FORMAT);
+        let state = Self::read(shelf)?;
         if state.is_none() {
             tracing::warn!("what the scrub has read is not known any more; it begins anew");
         }
         Ok(state.unwrap_or_default())
+    }
+
+    /// The same; `None` when it is damaged.
+    pub(crate) fn read(shelf: &dyn Shelf) -> Result<Option<Self>> {
+        let bytes = match shelf.get(&layout::scrub()) {
+            Err(error) if error.is_not_found() => return Ok(Some(Self::default())),
+            Err(error) if error.is_bad_medium() => return Ok(None),
+            other => other?,
+        };
+        let state = unseal(&bytes).ok().and_then(|json| serde_json::from_str::<Self>(json).ok());
+        Ok(state.filter(|state| state.format <= FORMAT))
     }
 
     /// Keeps it.

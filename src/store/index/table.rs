@@ -211,29 +211,82 @@ pub(crate) fn find(
     Ok(places)
 }
 
-/// Reads everything: every checksum, the order of the keys, and that each pack has as many chunks as it should.
-pub(crate) fn check(connection: &mut Connection) -> Result<(), Trouble> {
+/// All places where each of `ids` lies, in their order.
+pub(crate) fn copies(
+    connection: &mut Connection,
+    packs: &mut PackRows,
+    ids: &[ChunkId],
+) -> Result<Vec<Vec<Place>>, Trouble> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    *packs = self::packs(&transaction)?;
+    let mut all = Vec::with_capacity(ids.len());
+    {
+        let sql = "SELECT id, pack, offset, length, checksum FROM chunks WHERE id = ?1";
+        let mut statement = transaction.prepare_cached(sql)?;
+        for id in ids {
+            let mut rows = statement.query([id.as_bytes()])?;
+            let mut places = Vec::new();
+            while let Some(row) = rows.next()? {
+                places.push(chunk_row(row, packs)?.2);
+            }
+            all.push(places);
+        }
+    }
+    transaction.commit()?;
+    Ok(all)
+}
+
+/// The chunks of one pack.
+pub(crate) fn chunks_of(connection: &Connection, packs: &PackRows, pack: PackId) -> Result<Vec<ChunkId>, Trouble> {
+    let Some(number) = packs.iter().find(|(_, row)| row.id == pack).map(|(number, _)| *number) else {
+        return Ok(Vec::new());
+    };
+    let mut statement = connection.prepare_cached("SELECT id FROM chunks WHERE pack = ?1")?;
+    let ids = statement.query_map([number], |row| Ok(ChunkId::from_bytes(row.get(0)?)))?;
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
+/// What the rows of one pack say, in two numbers that do not depend on their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    chunks: u64,
+    sum: u64,
+}
+
+impl Summary {
+    /// Counts a chunk whose block lies there.
+    pub(crate) fn add(&mut self, chunk: &ChunkId, offset: u64, length: u64) {
+        self.chunks += 1;
+        let numbers = [offset.to_le_bytes(), length.to_le_bytes()].concat();
+        self.sum = self.sum.wrapping_add(checksum(&[chunk.as_bytes(), &numbers]) as u64);
+    }
+}
+
+/// Reads everything: every checksum, the order of the keys, and that each pack has as many chunks as it should. Returns what is
+/// said of each pack.
+pub(crate) fn check(connection: &mut Connection) -> Result<HashMap<PackId, Summary>, Trouble> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
     let packs = packs(&transaction)?;
-    let mut counts: HashMap<i64, u64> = HashMap::new();
+    let mut found: HashMap<i64, Summary> = HashMap::new();
     {
         let sql = "SELECT id, pack, offset, length, checksum FROM chunks ORDER BY id, pack";
         let mut statement = transaction.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let mut last = None;
         while let Some(row) = rows.next()? {
-            let (id, number, _) = chunk_row(row, &packs)?;
+            let (id, number, place) = chunk_row(row, &packs)?;
             if last.replace((id, number)).is_some_and(|last| last >= (id, number)) {
                 return corrupt("rows are not in their order");
             }
-            *counts.entry(number).or_default() += 1;
+            found.entry(number).or_default().add(&id, place.offset, place.length);
         }
     }
     transaction.commit()?;
-    if packs.iter().any(|(number, pack)| counts.get(number).copied().unwrap_or(0) != pack.chunk_count) {
+    let of = |number: &i64| found.get(number).copied().unwrap_or_default();
+    if packs.iter().any(|(number, pack)| of(number).chunks != pack.chunk_count) {
         return corrupt("a pack has another number of chunks than it should");
     }
-    Ok(())
+    Ok(packs.iter().map(|(number, pack)| (pack.id, of(number))).collect())
 }
 
 fn chunk_row(row: &Row<'_>, packs: &PackRows) -> Result<(ChunkId, i64, Place), Trouble> {

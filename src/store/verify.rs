@@ -1,0 +1,376 @@
+//! Is everything here, and is it what it was? Changes nothing but an index that is wrong, which is only a cache.
+//!
+//! Two depths. *Structure* reads every small file, every pack's trailer, the index, and the lists of every snapshot: it finds what
+//! is gone, and costs seconds. *Data* also reads, decompresses and hashes every chunk, on all cores. What is found is told by file,
+//! by chunk, and by what a person has: which files of which snapshots.
+//!
+//! Bounded: a block for each core, the ids of lost chunks, and for each chunk of the snapshots' lists about a hundred bytes,
+//! however many snapshots share it. Names of files that are hit are counted beyond [`MAX_MARK_FILES`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `small` | parameters, owner log, records, chain, receipts |
+//! | `packs` | packs, in parallel |
+//! | `reach` | what each snapshot lacks |
+//! | `hits` | which files that concerns |
+
+pub(crate) mod hits;
+pub(crate) mod packs;
+pub(crate) mod reach;
+pub(crate) mod small;
+
+use crate::model::{Alias, ChunkId, PackId, RepositoryId, SetName, SnapshotId};
+use crate::monitor::{Counter, Monitor, Phase};
+use crate::platform::random;
+use crate::platform::shutdown::Shutdown;
+use crate::store::Store;
+use crate::store::error::{Error, Result};
+use crate::store::index::table::Place;
+use crate::store::layout::{self, REPOSITORIES, STORE_FILE};
+use crate::store::marks::{MAX_MARK_FILES, MAX_WITNESSES};
+use crate::store::packs::{LOOKUP_BATCH, Packs};
+use crate::store::records::Kept;
+use crate::store::repository::Repository;
+use crate::store::scrub::ScrubState;
+use crate::store::verify::hits::HitFinder;
+use crate::store::verify::packs::{BadPack, Depth, Pass};
+use crate::store::verify::reach::{Lack, Reach};
+use crate::store::verify::small::Small;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+/// Chunks of one damaged file that are named.
+const NAMED_CHUNKS: usize = 20;
+
+/// Of which packs all bytes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Of none: structure only.
+    None,
+    /// Of all.
+    All,
+    /// Of so many in a hundred, chosen anew each time.
+    Percent(u8),
+    /// Of those that were not read and found whole in this time.
+    NotReadFor(SignedDuration),
+}
+
+/// What to look at.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyOptions {
+    /// Of which packs all bytes are read.
+    pub data: Share,
+}
+
+/// A file of the store that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// Where it lies in the store.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// The first chunks that are lost with it.
+    pub chunks: Vec<ChunkId>,
+    /// How many more there are.
+    pub more_chunks: u64,
+}
+
+/// A snapshot that lacks something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// In which repository.
+    pub repository: RepositoryId,
+    /// Whose.
+    pub alias: Alias,
+    /// Which.
+    pub snapshot: SnapshotId,
+    /// Its set, as far as known.
+    pub set: Option<SetName>,
+    /// Its place in the chain.
+    pub sequence: u64,
+    /// When it came.
+    pub received_at: Option<Timestamp>,
+    /// The record itself is damaged: nothing of the snapshot can be listed.
+    pub record_lost: bool,
+    /// The list of its entries is hit: files beyond those that are named may be lost.
+    pub manifest_hit: bool,
+    /// Chunks that it needs and that are lost.
+    pub lost_chunks: u64,
+    /// The first files that need them.
+    pub files: Vec<String>,
+    /// How many more there are.
+    pub more_files: u64,
+    /// Some of the chunks.
+    pub(crate) witnesses: Vec<ChunkId>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Files of the store that are damaged, gone or not what they should be.
+    pub files: Vec<DamagedFile>,
+    /// Snapshots that lack something.
+    pub snapshots: Vec<DamagedSnapshot>,
+    /// What costs nothing, in sentences.
+    pub notes: Vec<String>,
+    /// Snapshots that were looked at.
+    pub checked_snapshots: u64,
+    /// Packs that were looked at.
+    pub checked_packs: u64,
+    /// Packs of which every byte was read.
+    pub read_packs: u64,
+    /// Bytes of all packs.
+    pub stored_bytes: u64,
+    /// Bytes of those that were read.
+    pub read_bytes: u64,
+}
+
+impl Findings {
+    /// Nothing is lost, damaged or in doubt.
+    pub fn is_clean(&self) -> bool {
+        self.files.is_empty() && self.snapshots.is_empty()
+    }
+}
+
+/// Looks at a whole store.
+///
+/// # Errors
+/// What kept it from looking; what it found is no error.
+pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<Findings> {
+    monitor.phase(Phase::Verify);
+    let mut findings = Findings::default();
+    if let Err(error) = store.check_file() {
+        findings.files.push(DamagedFile::small(STORE_FILE.to_owned(), problem_of(&error)));
+    }
+    for unusable in store.unusable().into_values() {
+        findings.files.push(DamagedFile::small(unusable.path, unusable.problem));
+    }
+    for repository in store.repositories() {
+        look(&repository, options, monitor, shutdown)?.tell(&repository, &mut findings);
+    }
+    Ok(findings)
+}
+
+impl DamagedFile {
+    fn small(path: String, problem: String) -> Self {
+        Self { path, problem, chunks: Vec::new(), more_chunks: 0 }
+    }
+}
+
+fn problem_of(error: &Error) -> String {
+    match error {
+        Error::Damaged { problem, .. } => problem.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What looking at one repository has shown.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    pub(crate) small: Small,
+    pub(crate) pass: Pass,
+    pub(crate) packs: u64,
+    pub(crate) rebuilt_index: bool,
+    pub(crate) hurt: Vec<Hurt>,
+}
+
+/// A snapshot that lacks something.
+#[derive(Debug)]
+pub(crate) struct Hurt {
+    pub(crate) kept: Arc<Kept>,
+    pub(crate) lack: Lack,
+    pub(crate) hits: hits::Hits,
+}
+
+/// Looks at one repository.
+pub(crate) fn look(
+    repository: &Repository,
+    options: VerifyOptions,
+    monitor: &dyn Monitor,
+    shutdown: &Shutdown,
+) -> Result<Looked> {
+    let packs = &*repository.packs;
+    // What this process has taken and not kept yet is no damage.
+    packs.pending.drain();
+    let small = small::look(repository)?;
+    let ids: Vec<PackId> = packs.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
+    let mut state = ScrubState::load(&*packs.shelf)?;
+    let now = packs.clock.now();
+    let work: Vec<(PackId, Depth)> = ids.iter().map(|id| (*id, depth(*id, options.data, &state, now))).collect();
+    expect(packs, &work, monitor);
+    let mut pass = packs::pass(packs, &work, monitor, shutdown)?;
+    let rebuilt_index = packs.index.compare(&pass.summaries)?;
+    let mut gone = lost(packs, &pass.bad)?;
+    let mut looked: BTreeSet<PackId> = pass.bad.iter().map(|bad| bad.id).chain(pass.whole.iter().copied()).collect();
+    let kept: Vec<_> = small.good.iter().filter(|k| !small.forgotten.contains(&k.info.id)).cloned().collect();
+    let lacks = loop {
+        let (lacks, suspects) = lacks(packs, &kept, &gone, monitor, shutdown)?;
+        // A pack that could not give a list is read whole, and then the lists are looked at once more.
+        let new: Vec<_> = suspects.difference(&looked).map(|id| (*id, Depth::Data)).collect();
+        if new.is_empty() {
+            break lacks;
+        }
+        let more = packs::pass(packs, &new, monitor, shutdown)?;
+        looked.extend(new.iter().map(|(id, _)| *id));
+        pass.bad.extend(more.bad);
+        gone = lost(packs, &pass.bad)?;
+    };
+    let all: HashSet<ChunkId> = lacks.iter().flat_map(|(_, lack)| lack.chunks.iter().copied()).collect();
+    let mut finder = HitFinder::new(packs, &all);
+    let mut hurt = Vec::new();
+    for (kept, lack) in lacks {
+        if shutdown.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let hits = finder.find(&kept.record.manifest, MAX_MARK_FILES)?;
+        hurt.push(Hurt { kept, lack, hits });
+    }
+    if !pass.whole.is_empty() {
+        pass.whole.iter().for_each(|id| state.passed(*id, now));
+        state.keep_only(&ids.iter().copied().collect());
+        state.save(&*packs.shelf)?;
+    }
+    Ok(Looked { small, pass, packs: ids.len() as u64, rebuilt_index, hurt })
+}
+
+fn depth(id: PackId, share: Share, state: &ScrubState, now: Timestamp) -> Depth {
+    let read = match share {
+        Share::None => false,
+        Share::All => true,
+        Share::Percent(percent) => random::number() % 100 < u32::from(percent),
+        Share::NotReadFor(time) => !state.is_fresh(&id, now, time),
+    };
+    if read { Depth::Data } else { Depth::Trailer }
+}
+
+/// Tells how much will be read: what the index says of the packs' sizes is near enough.
+fn expect(packs: &Packs, work: &[(PackId, Depth)], monitor: &dyn Monitor) {
+    let read = work.iter().filter(|(_, depth)| *depth == Depth::Data).count() as u64;
+    if let (Ok(bytes), true) = (packs.index.stored_bytes(), read > 0) {
+        monitor.total(Counter::Bytes, bytes / (work.len() as u64).max(1) * read);
+    }
+    monitor.total(Counter::Files, work.len() as u64);
+}
+
+/// Chunks that damaged packs have lost and that no whole one has.
+fn lost(packs: &Packs, bad: &[BadPack]) -> Result<HashSet<ChunkId>> {
+    let mut gone = HashSet::new();
+    for pack in bad {
+        let ids: Vec<ChunkId> = pack.lost.iter().copied().collect();
+        for ids in ids.chunks(LOOKUP_BATCH) {
+            for (id, places) in ids.iter().zip(packs.index.copies(ids)?) {
+                let has_it = |place: &Place| !bad.iter().any(|bad| bad.id == place.pack && bad.lost.contains(id));
+                if !places.iter().any(has_it) {
+                    gone.insert(*id);
+                }
+            }
+        }
+    }
+    Ok(gone)
+}
+
+type Lacks = Vec<(Arc<Kept>, Lack)>;
+
+fn lacks(
+    packs: &Packs,
+    snapshots: &[Arc<Kept>],
+    gone: &HashSet<ChunkId>,
+    monitor: &dyn Monitor,
+    shutdown: &Shutdown,
+) -> Result<(Lacks, BTreeSet<PackId>)> {
+    let mut reach = Reach::new(packs, gone);
+    let mut lacks = Vec::new();
+    for kept in snapshots {
+        if shutdown.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let lack = reach.look(&kept.record)?;
+        monitor.count(Counter::Entries, 1);
+        if !lack.is_empty() {
+            lacks.push((Arc::clone(kept), lack));
+        }
+    }
+    Ok((lacks, reach.suspects))
+}
+
+impl Hurt {
+    pub(crate) fn snapshot(&self, repository: &Repository) -> DamagedSnapshot {
+        let record = &self.kept.record;
+        DamagedSnapshot {
+            repository: repository.id(),
+            alias: repository.alias(),
+            snapshot: self.kept.info.id,
+            set: Some(record.set.clone()),
+            sequence: record.sequence,
+            received_at: Some(self.kept.info.receipt.received_at),
+            record_lost: false,
+            manifest_hit: self.lack.manifest,
+            lost_chunks: self.lack.chunks.len() as u64,
+            files: self.hits.files.clone(),
+            more_files: self.hits.more,
+            witnesses: self.lack.chunks.iter().take(MAX_WITNESSES).copied().collect(),
+        }
+    }
+}
+
+impl Looked {
+    /// Adds what was found to the findings about the store.
+    pub(crate) fn tell(&self, repository: &Repository, findings: &mut Findings) {
+        let path = |name: &str| format!("{REPOSITORIES}/{}/{name}", repository.id());
+        let problems = self.small.problems.iter();
+        findings.files.extend(problems.map(|p| DamagedFile::small(path(&p.name), p.problem.clone())));
+        findings.files.extend(self.pass.bad.iter().map(|bad| DamagedFile {
+            path: path(layout::pack(&bad.id).as_str()),
+            problem: bad.problems.join("; "),
+            chunks: bad.lost.iter().take(NAMED_CHUNKS).copied().collect(),
+            more_chunks: bad.lost.len().saturating_sub(NAMED_CHUNKS) as u64,
+        }));
+        findings.notes.extend(self.small.notes.iter().map(|note| format!("{}: {note}", repository.alias())));
+        if self.rebuilt_index {
+            let index = path(layout::INDEX_FILE);
+            findings.notes.push(format!("`{index}` was damaged and was built anew; it is a cache, nothing is lost"));
+        }
+        findings.snapshots.extend(self.lost_records(repository));
+        findings.snapshots.extend(self.hurt.iter().map(|hurt| hurt.snapshot(repository)));
+        findings.checked_snapshots += self.small.good.len() as u64;
+        findings.checked_packs += self.packs;
+        findings.read_packs += (self.pass.whole.len() + self.pass.bad.len()) as u64;
+        findings.stored_bytes += self.pass.bytes;
+        findings.read_bytes += self.pass.read;
+    }
+
+    /// Snapshots whose record is damaged, or was and lies aside.
+    fn lost_records(&self, repository: &Repository) -> Vec<DamagedSnapshot> {
+        let damaged = self.small.bad.iter().filter_map(|(name, _)| layout::record_parts(name));
+        let aside = self.small.set_aside.iter().map(|(id, (sequence, _))| (*sequence, *id));
+        let there = |id: &SnapshotId| {
+            self.small.forgotten.contains(id) || self.small.good.iter().any(|kept| kept.info.id == *id)
+        };
+        let lost: BTreeSet<(u64, SnapshotId)> = damaged.chain(aside).filter(|(_, id)| !there(id)).collect();
+        let snapshot = |(sequence, snapshot)| DamagedSnapshot {
+            repository: repository.id(),
+            alias: repository.alias(),
+            snapshot,
+            set: self.set_of(sequence, &snapshot),
+            sequence,
+            received_at: None,
+            record_lost: true,
+            manifest_hit: false,
+            lost_chunks: 0,
+            files: Vec::new(),
+            more_files: 0,
+            witnesses: Vec::new(),
+        };
+        lost.into_iter().map(snapshot).collect()
+    }
+
+    /// The set of a record that cannot be read: its name holds only the set's hash, which a record beside it explains.
+    pub(crate) fn set_of(&self, sequence: u64, snapshot: &SnapshotId) -> Option<SetName> {
+        let bad =
+            self.small.bad.iter().map(|(name, _)| name).chain(self.small.set_aside.values().map(|(_, name)| name));
+        let named: BTreeSet<_> = bad.filter(|name| layout::record_parts(name) == Some((sequence, *snapshot))).collect();
+        let sets = self.small.good.iter().map(|kept| &kept.record.set);
+        sets.into_iter().find(|set| named.contains(&layout::record(set, sequence, snapshot))).cloned()
+    }
+}
