@@ -23,7 +23,7 @@ mod finder;
 mod gate;
 pub mod https_caller;
 mod links;
-mod listener;
+pub(crate) mod listener;
 pub mod registry;
 pub mod report;
 mod scan;

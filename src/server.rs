@@ -38,7 +38,7 @@ mod impostors;
 mod info;
 mod limits;
 mod listing;
-mod manifest;
+pub(crate) mod manifest;
 mod missing;
 mod opening;
 mod pair_routes;
@@ -50,7 +50,7 @@ mod rotated;
 mod router;
 mod state;
 mod stream;
-mod upload;
+pub(crate) mod upload;
 mod waiting;
 mod windows;
 

@@ -95,7 +95,7 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
         Found::One(device) => device,
         Found::None(report) => {
             // Not where it was, and somebody else has its name: it may be the same device with a new certificate.
-            let places = report.namesakes.iter().flat_map(|namesake| namesake.addresses.first().copied());
+            let places = report.namesakes.iter().filter_map(|namesake| namesake.addresses.first().copied());
             if let [trust] = fitting.as_slice() {
                 for address in places {
                     if let Some(located) = under_another_certificate(context, trust, address).await? {

@@ -2,13 +2,15 @@
 
 use crate::model::SignedRecord;
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
-use crate::protocol::rotation::{Rotated, RotatedAnswer};
+use crate::protocol::rotation::{MAX_FORMER, Rotated, RotatedAnswer};
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
+use crate::server::allowance::WINDOWS_A_DAY;
 use crate::server::limits::{
     MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_SESSIONS_PER_DEVICE,
     MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
 };
+use crate::server::pairing::{ATTEMPTS, WINDOW_LIFE};
 use crate::server::router::{Need, ROUTES, Verb};
 use serde::de::DeserializeOwned;
 
@@ -79,6 +81,8 @@ fn the_numbers_of_the_limits_are_the_codes() {
         format!(
             "{MAX_CONNECTIONS}; {MAX_CONNECTIONS_PER_DEVICE} of one paired device; {MAX_UNPAIRED_PER_ADDRESS} of one address"
         ),
+        format!("| {MAX_FORMER} | each is 200 bytes"),
+        format!("one at a time; {} s, {ATTEMPTS} attempts; {WINDOWS_A_DAY} in 24 hours", WINDOW_LIFE.as_secs()),
         format!("{MAX_SESSIONS_PER_DEVICE} of one device, 1,024 in all"),
         format!(
             "{MAX_CALLS_PER_SESSION} of one session, {MAX_CALLS_PER_DEVICE} of one device; {MAX_TRANSFERS} transfers"

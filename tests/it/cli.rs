@@ -6,10 +6,13 @@
 mod crash;
 mod disaster;
 mod failures;
+mod flood;
+mod injection;
 mod looking;
 mod pairing;
 mod restoring;
 mod rotation;
+mod secrets;
 mod serving;
 mod together;
 mod usage;

@@ -6,6 +6,7 @@ mod bit_rot;
 mod cli;
 mod disk_faults;
 mod engine;
+mod fuzzing;
 mod hostile_manifest;
 mod model_based;
 mod power_cut;
