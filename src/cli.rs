@@ -15,6 +15,7 @@ pub mod pair;
 pub mod pending;
 pub mod pin;
 pub mod progress;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 pub mod rotate;
@@ -108,6 +109,7 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
     Retention(retention::Args),
     Try(try_out::Args),
     Completions(completions::Args),
@@ -189,6 +191,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Repair(args) => repair::run(&globals, args, output, shutdown).await,
         Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,

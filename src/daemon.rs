@@ -7,6 +7,7 @@
 //! | [`service`] | server, discovery and control socket under one shutdown |
 //! | [`control`] | the socket by which commands speak to a running `serve` |
 //! | [`locate`] | the device that a person named, and a way to call it |
+//! | [`neighbours`] | who is on the network, as a list |
 //! | [`join`] | pairing with it, when that has not been done |
 //! | [`keep_alive`] | keeps sessions open during long local work |
 //! | [`send`] | a backup, from end to end |
@@ -23,6 +24,7 @@ pub mod join;
 pub mod keep_alive;
 pub mod locate;
 pub mod look;
+pub mod neighbours;
 pub mod pruning;
 pub mod retrieve;
 pub mod rotation;

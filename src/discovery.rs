@@ -93,17 +93,37 @@ pub struct Answer {
     pub certificate: Option<Fingerprint>,
 }
 
+/// How far a call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No connection, or no TLS.
+    Connecting,
+    /// TLS, and nothing after it in time, or it broke.
+    Waiting,
+    /// An answer that is none of ours.
+    Answered,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// How far it came.
+    pub stage: Stage,
+    /// A short sentence for people.
+    pub sentence: String,
+}
+
 /// Calls `register` of other devices: the one thing that discovery needs from an HTTPS client.
 pub trait Caller: Send + Sync + fmt::Debug {
     /// Posts `body` to `address` and returns what came back, accepting any self-signed certificate. May take as long as it
-    /// likes: the caller of this gives up by dropping it. The error is a short sentence for people.
+    /// likes: the caller of this gives up by dropping it.
     fn register(
         &self,
         address: SocketAddr,
         scheme: Scheme,
         route: Route,
         body: Announcement,
-    ) -> BoxFuture<'static, Result<Answer, String>>;
+    ) -> BoxFuture<'static, Result<Answer, CallFailure>>;
 }
 
 /// How to take part.
@@ -213,14 +233,28 @@ impl DiscoveryHandle {
 
     /// Calls the listed devices that nobody proved yet: each proves itself, or goes when somebody else answers in its
     /// place, or stays as what a datagram spoke of. For when a person looks at the list; nothing heard leads here.
-    pub async fn prove(&self) {
-        finder::prove(&self.state).await;
+    ///
+    /// Returns those that are several machines with one identity, with an address of each: somebody copied a home.
+    pub async fn prove(&self) -> Vec<Device> {
+        finder::prove(&self.state).await
+    }
+
+    /// Where other machines answered with this device's own identity: somebody copied its home.
+    pub fn copies(&self) -> Vec<SocketAddr> {
+        self.state.copies()
     }
 
     /// Asks the last known addresses and then every address of the subnets, and returns when all is done: about three
-    /// seconds for a /24. Answers are listed as they come.
+    /// seconds for a /24. Answers are listed as they come. Cancel-safe; the report then stays the one of the last whole scan.
     pub async fn scan(&self) -> ScanReport {
         scan::scan(&self.state, scan::Extent::All).await
+    }
+
+    /// Looks around for a person who waits: says hello, listens for `wait`, and after a moment asks the addresses of those
+    /// subnets from which nobody was heard. While nobody at all is found it takes up to `scan_wait`, if that is longer. Returns
+    /// what [`prove`](Self::prove) does.
+    pub async fn look_around(&self, wait: Duration, scan_wait: Duration) -> Vec<Device> {
+        finder::look_around(&self.state, wait, scan_wait).await
     }
 
     /// What was tried so far.

@@ -29,6 +29,7 @@ use crate::identity::certificate::Keys;
 use crate::identity::verifier::{AnyDevice, ExpectedDevice};
 use crate::model::Fingerprint;
 use crate::platform;
+use crate::platform::random;
 use crate::signer::SigningKey;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
@@ -123,6 +124,7 @@ struct Inner {
     fingerprint: Fingerprint,
     former: Vec<Fingerprint>,
     server: Arc<ServerConfig>,
+    instance: u32,
 }
 
 impl fmt::Debug for Identity {
@@ -142,7 +144,14 @@ impl Identity {
         let fingerprint = fingerprint_of(&keys.certificate);
         let former = rotation::load(folder, fingerprint)?;
         let server = Arc::new(server_config(&keys)?);
-        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, former, server }) })
+        // Never 0, which means that nothing is said.
+        let instance = random::number().max(1);
+        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, former, server, instance }) })
+    }
+
+    /// Drawn when the identity was loaded: tells programs that run with one identity from each other.
+    pub fn instance(&self) -> u32 {
+        self.inner.instance
     }
 
     /// Makes a new certificate for the device kept in `folder`; its signing key stays and vouches for it.

@@ -15,6 +15,7 @@
 //! | [`shutdown`] | the one stop signal |
 //! | [`resources`] | open files and cores |
 //! | [`interfaces`] | network interfaces and the arithmetic of their subnets |
+//! | [`network_changes`] | wakes when interfaces or addresses change |
 
 pub mod attributes;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod fs;
 pub mod interfaces;
 pub mod lines;
 pub mod lock;
+pub mod network_changes;
 pub mod random;
 pub mod resources;
 pub mod root_dir;

@@ -19,6 +19,7 @@
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
+//! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
 //! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
 
 mod durable_folders;
@@ -30,7 +31,9 @@ mod index;
 pub mod layout;
 mod lists;
 pub mod local_vault;
+mod losses;
 pub mod marks;
+mod mend;
 pub mod owner_log;
 pub mod pack;
 mod pack_look;
@@ -40,10 +43,12 @@ mod pending;
 pub mod prune;
 mod records;
 pub mod recovery;
+pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod scrub;
 mod sealed;
+pub mod set_aside;
 pub mod shelf;
 mod stream;
 pub mod verify;
@@ -177,6 +182,18 @@ impl Store {
         self.inner.id
     }
 
+    /// Mends `store.json` in `folder` where one bit has flipped. Returns whether there was anything to do.
+    pub fn mend_file(folder: &Path) -> Result<bool> {
+        let path = folder.join(STORE_FILE);
+        let bytes = RealDisk.read(&path)?;
+        if sealed::unseal(&bytes).is_ok() {
+            return Ok(false);
+        }
+        let Some(bytes) = mend::mend(&bytes) else { return Ok(false) };
+        durable::save(&path, Access::Private, &bytes)?;
+        Ok(true)
+    }
+
     /// Whether `store.json` is still what it was when the store was opened; what is wrong otherwise.
     pub(crate) fn check_file(&self) -> Result<()> {
         let path = self.inner.folder.join(STORE_FILE);
@@ -217,6 +234,24 @@ impl Store {
     pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
         self.inner.refresh();
         self.inner.known().unusable.clone()
+    }
+
+    /// Mends files that keep repositories from being used, where one bit has flipped. Returns which, and what was wrong.
+    pub(crate) fn mend_unusable(&self) -> Result<Vec<(String, String)>> {
+        let mut mended = Vec::new();
+        for (id, unusable) in self.unusable() {
+            let path = self.inner.folder.join(&unusable.path);
+            let folder = self.inner.folder.join(REPOSITORIES).join(id.to_string());
+            let bytes = self.inner.disk.read(&path).ok().and_then(|bytes| mend::mend(&bytes));
+            let name = path.strip_prefix(&folder).ok().and_then(|name| layout::ObjectName::parse(name.to_str()?));
+            if let (Some(bytes), Some(name)) = (bytes, name) {
+                let (shelf, _) = FolderShelf::open_on(&self.inner.disk, &folder)?;
+                (self.inner.wrap)(shelf).put(&name, &bytes)?;
+                self.inner.known().unusable.remove(&id);
+                mended.push((unusable.path, unusable.problem));
+            }
+        }
+        Ok(mended)
     }
 
     /// The repository that belongs to a device now; the one it came to own last, should there be several.

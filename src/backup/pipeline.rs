@@ -16,13 +16,14 @@ use crate::backup::read::{self, Outcome, Piece};
 use crate::backup::{Error, Result, Roots};
 use crate::chunker::Chunker;
 use crate::codec::chunk_id;
-use crate::model::{ChunkerParameters, Content, EntryKind};
+use crate::model::{ChunkId, ChunkerParameters, Content, EntryKind, Extent};
 use crate::monitor::{Counter, Fault, Monitor};
 use crate::platform::attributes::OwnerNames;
 use crate::platform::clock::Clock;
 use crate::platform::fs::Metadata;
 use crate::platform::resources;
 use crate::platform::shutdown::Shutdown;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -45,14 +46,25 @@ pub struct Source<'a> {
     pub parameters: ChunkerParameters,
     /// Where the extents of large files are remembered.
     pub cache: Option<&'a Cache>,
-    /// Read what is the same, too: chunks of the last snapshot are gone and have to be sent again.
-    pub read_everything: bool,
+    /// What is read although it is the same: chunks of the last snapshot are gone and have to be sent again.
+    pub again: &'a Again,
     /// For stamps.
     pub clock: &'a dyn Clock,
     /// Watches.
     pub monitor: &'a dyn Monitor,
     /// Ends the reading.
     pub shutdown: &'a Shutdown,
+}
+
+/// What is read although it is the same as in the last snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing.
+    Nothing,
+    /// The files that need one of these chunks.
+    With(HashSet<ChunkId>),
+    /// Everything.
+    Everything,
 }
 
 type Parcel = Vec<Item>;
@@ -130,7 +142,7 @@ impl Reader<'_> {
                 return Err(Error::Stopped);
             }
             self.source.monitor.count(Counter::Entries, 1);
-            let same = planned.verdict == Verdict::Same && !self.source.read_everything && self.is_known(&planned);
+            let same = planned.verdict == Verdict::Same && self.is_known(&planned) && !self.is_wanted(&planned)?;
             let flow = if planned.entry.is_file() && !same {
                 self.read_file(&mut chunker, planned)
             } else {
@@ -152,6 +164,33 @@ impl Reader<'_> {
             }
             _ => true,
         }
+    }
+
+    /// Whether a file that is the same has to be read again, because the receiver has lost something of it.
+    fn is_wanted(&self, planned: &Planned) -> Result<bool> {
+        let wanted = match self.source.again {
+            Again::Nothing => return Ok(false),
+            Again::Everything => return Ok(true),
+            Again::With(wanted) => wanted,
+        };
+        let has = |extent: &Extent| extent.chunk().is_some_and(|id| wanted.contains(&id));
+        let EntryKind::File { content: Some(content), .. } = &planned.entry.kind else { return Ok(false) };
+        let list = match content {
+            Content::Inline(extents) => return Ok(extents.iter().any(has)),
+            Content::Indirect(list) => list,
+        };
+        // Lists of lists are not at hand; a file that has them is far beyond 100 GB and no other gives its chunks.
+        if list.depth > 0 || list.ids.iter().any(|id| wanted.contains(id)) {
+            return Ok(true);
+        }
+        let Some(cache) = self.source.cache else { return Ok(true) };
+        let mut extents = Lists::new(cache.clone()).open(list)?;
+        while let Some(extent) = extents.read_next()? {
+            if has(&extent) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn read_file(&mut self, chunker: &mut Chunker, planned: Planned) -> ControlFlow<()> {

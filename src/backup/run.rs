@@ -3,12 +3,13 @@
 use crate::backup::cache::Cache;
 use crate::backup::collect::{Collected, Collector, Remember};
 use crate::backup::lists::Lists;
-use crate::backup::pipeline::{self, Source};
+use crate::backup::pipeline::{self, Again, Source};
 use crate::backup::send::{QUEUED_BATCHES, send};
 use crate::backup::{Error, Plan, Result};
 use crate::codec::Compression;
+use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::snapshot::RECORD_FORMAT;
-use crate::model::{Alias, Changes, Record, SetName, SnapshotId, SnapshotInfo, Totals};
+use crate::model::{Alias, Changes, ChunkId, Record, SetName, SnapshotId, SnapshotInfo, Totals};
 use crate::monitor::{Counter, Monitor, Phase};
 use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
@@ -55,7 +56,8 @@ pub struct Report {
 }
 
 /// Backs up what the plan says, and commits it. When the vault turns out to lack chunks that were thought to be there (a damaged
-/// store), everything is read again and what is missing is sent: the store heals while the source still has the bytes.
+/// store), the files that need them are read again and what is missing is sent: the store heals while the source still has the
+/// bytes.
 ///
 /// # Errors
 /// What stopped it. What arrived stays in the vault, so running again sends only the rest.
@@ -68,19 +70,21 @@ pub async fn run<V: Vault>(
     shutdown: Shutdown,
 ) -> Result<Report> {
     let context = Arc::new(Context { plan, options, clock, monitor, shutdown });
-    match context.clone().attempt(vault.clone(), false).await {
-        Err(Error::Vault(vault::Error::Missing(ids))) => {
-            let count = ids.len();
-            context
-                .monitor
-                .notice(format!("{count} chunks are gone at the receiver; every file is read again to heal it"));
-            context.attempt(vault, true).await
-        }
-        Err(Error::List) => {
-            context.options.cache.iter().try_for_each(Cache::clear)?;
-            context.attempt(vault, true).await
-        }
-        other => other,
+    let mut again = Again::Nothing;
+    loop {
+        let error = match context.clone().attempt(vault.clone(), again.clone()).await {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
+        };
+        again = match (error, again) {
+            (error, Again::Everything) => return Err(error),
+            (Error::Vault(vault::Error::Missing(ids)), before) => context.heal(&ids, &before),
+            (Error::List, _) => {
+                context.options.cache.iter().try_for_each(Cache::clear)?;
+                Again::Everything
+            }
+            (error, _) => return Err(error),
+        };
     }
 }
 
@@ -94,7 +98,27 @@ struct Context {
 }
 
 impl Context {
-    async fn attempt<V: Vault>(self: Arc<Self>, vault: Arc<V>, read_everything: bool) -> Result<Report> {
+    /// What to read again for chunks that are gone. The vault names no more than so many at once: then all files are read, and so
+    /// they are when it comes back for more a second time.
+    fn heal(&self, missing: &[ChunkId], before: &Again) -> Again {
+        let count = missing.len();
+        match before {
+            Again::Nothing if count < MAX_MISSING_IDS => {
+                self.monitor.notice(format!(
+                    "the receiver has lost {count} chunks of this backup; the files that need them are read again to heal it"
+                ));
+                Again::With(missing.iter().copied().collect())
+            }
+            _ => {
+                self.monitor.notice(
+                    "the receiver has lost much of this backup; every file is read again to heal it".to_owned(),
+                );
+                Again::Everything
+            }
+        }
+    }
+
+    async fn attempt<V: Vault>(self: Arc<Self>, vault: Arc<V>, again: Again) -> Result<Report> {
         self.monitor.phase(Phase::Send);
         self.monitor.total(Counter::Bytes, self.plan.totals.bytes);
         self.monitor.total(Counter::Entries, self.plan.totals.entries);
@@ -109,7 +133,7 @@ impl Context {
                 roots: &this.plan.roots,
                 parameters,
                 cache: this.options.cache.as_ref(),
-                read_everything,
+                again: &again,
                 clock: &*this.clock,
                 monitor: &*this.monitor,
                 shutdown: &this.shutdown,

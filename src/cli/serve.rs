@@ -1,6 +1,7 @@
 //! `serve`: be found, keep other devices' backups, give them back.
 
 use crate::cli::ExitStatus;
+use crate::cli::devices::copied;
 use crate::cli::face::{choices, describe};
 use crate::cli::output::Output;
 use crate::cli::progress::TICK;
@@ -10,6 +11,7 @@ use crate::cli::size;
 use crate::config::Accept;
 use crate::daemon::service::{ServeOptions, Service};
 use crate::daemon::{Context, Error};
+use crate::discovery::DiscoveryHandle;
 use crate::platform::interfaces;
 use crate::platform::shutdown::Shutdown;
 use crate::server::{Decision, Desk, PinShown, ServerEvent, SessionKind, SessionSummary};
@@ -17,7 +19,7 @@ use clap::ValueEnum;
 use dialoguer::Select;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +70,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     } else {
         tokio::spawn(tell(service.desk.clone(), output.clone()))
     };
+    let copies = tokio::spawn(watch_for_copies(service.neighbourhood.discovery().clone(), output.clone()));
     let mut watch = Watch { output: output.clone(), bars: HashMap::new() };
     if let Some(mut events) = events {
         loop {
@@ -81,6 +84,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         }
     }
     asking.abort();
+    copies.abort();
     service.stop().await;
     output.event("stopped", json!({}));
     Ok(ExitStatus::Done)
@@ -159,6 +163,18 @@ async fn tell(desk: Arc<Desk>, output: Output) {
             describe(&open.question),
             open.id
         ));
+    }
+}
+
+/// Says so, once for each place, when another machine answers with this one's identity.
+async fn watch_for_copies(discovery: DiscoveryHandle, output: Output) {
+    let mut changes = discovery.subscribe();
+    let mut told = HashSet::new();
+    while changes.changed().await.is_ok() {
+        let new: Vec<SocketAddr> = discovery.copies().into_iter().filter(|address| told.insert(*address)).collect();
+        if !new.is_empty() {
+            output.alarm(&copied("this device", &new, &interfaces::list().unwrap_or_default()));
+        }
     }
 }
 

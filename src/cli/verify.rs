@@ -67,7 +67,8 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
     span.to_duration(day).map_err(|_| "months and years differ; write days or weeks".to_owned())
 }
 
-fn tell(findings: &Findings, folder: &str, output: &Output) {
+/// Shows findings, the summary last.
+pub fn tell(findings: &Findings, folder: &str, output: &Output) {
     for note in &findings.notes {
         output.event("note", json!({ "message": note }));
         output.say(&clean(note));
@@ -118,11 +119,13 @@ fn tell(findings: &Findings, folder: &str, output: &Output) {
     }
 }
 
-fn counted(number: usize, one: &str, several: &str) -> String {
+/// `1 file`, `2 files`.
+pub fn counted(number: usize, one: &str, several: &str) -> String {
     format!("{} {}", size::count(number as u64), if number == 1 { one } else { several })
 }
 
-fn tell_file(file: &DamagedFile, output: &Output) {
+/// Shows a damaged file.
+pub fn tell_file(file: &DamagedFile, output: &Output) {
     let chunks: Vec<String> = file.chunks.iter().map(ToString::to_string).collect();
     output.event(
         "damaged-file",
@@ -137,7 +140,8 @@ fn tell_file(file: &DamagedFile, output: &Output) {
     }
 }
 
-fn tell_snapshot(snapshot: &DamagedSnapshot, output: &Output) {
+/// Shows a snapshot that lacks something.
+pub fn tell_snapshot(snapshot: &DamagedSnapshot, output: &Output) {
     output.event(
         "damaged-snapshot",
         json!({
@@ -147,14 +151,10 @@ fn tell_snapshot(snapshot: &DamagedSnapshot, output: &Output) {
             "moreFiles": snapshot.more_files,
         }),
     );
-    let set = snapshot.set.as_ref().map_or_else(|| "an unknown set".to_owned(), |set| format!("`{set}`"));
-    let when = snapshot.received_at.map(|at| format!(" of {}", local_time(at))).unwrap_or_default();
-    let name = format!(
-        "snapshot {} ({} number {}, {set}{when})",
-        snapshot.snapshot.short(),
-        snapshot.alias,
-        snapshot.sequence
-    );
+    let set = snapshot.set.as_ref().map_or_else(|| "an unknown set".to_owned(), |set| format!("set `{set}`"));
+    let when = snapshot.received_at.map(|at| format!(", {}", local_time(at))).unwrap_or_default();
+    let (id, alias, sequence) = (snapshot.snapshot.short(), &snapshot.alias, snapshot.sequence);
+    let name = format!("snapshot {id} (number {sequence} of {set} of {alias}{when})");
     if snapshot.record_lost {
         output.line(&format!("{name}: its record is damaged, so it cannot be listed or restored"));
         return;

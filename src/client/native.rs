@@ -152,9 +152,9 @@ impl Client {
         Ok(uploaded.chunks)
     }
 
-    /// Blocks that together hold all of `ids`. Each one must bring something that was asked for and has not come yet, so the
-    /// other side cannot send more than was asked for.
-    pub(crate) async fn chunks(&self, session: SessionId, ids: &[ChunkId]) -> Result<Vec<Block>> {
+    /// Adds blocks that together hold all of `ids`; after an error those that came whole before it are there. Each one must bring
+    /// something that was asked for and has not come yet, so the other side cannot send more than was asked for.
+    pub(crate) async fn chunks(&self, session: SessionId, ids: &[ChunkId], blocks: &mut Vec<Block>) -> Result<()> {
         let call = self.call("send chunks", Method::POST, paths::CHUNKS, Some(session));
         let mut answer = self.send(&call, || ids_payload(ids)).await?;
         let largest = u64::from(MAX_BLOCK_PLAIN_BYTES) + BlockHeader::CHUNK_LENGTH as u64 * 4096 + 48;
@@ -162,7 +162,7 @@ impl Client {
         let mut wanted: HashSet<ChunkId> = ids.iter().copied().collect();
         let whole = answer.patience().whole;
         let read = async {
-            let (mut reader, mut blocks, mut bytes) = (BlockReader::default(), Vec::new(), 0);
+            let (mut reader, mut bytes) = (BlockReader::default(), 0);
             while let Some(piece) = answer.piece().await? {
                 bytes += piece.len() as u64;
                 if bytes > limit {
@@ -177,10 +177,10 @@ impl Client {
                     blocks.push(block);
                 }
             }
-            reader.finish().map(|()| blocks)
+            reader.finish()
         };
-        let blocks = timeout(whole, read).await.unwrap_or(Err(Error::TimedOut("send chunks")))?;
-        if wanted.is_empty() { Ok(blocks) } else { Err(Error::ChunksMissing(wanted.into_iter().collect())) }
+        timeout(whole, read).await.unwrap_or(Err(Error::TimedOut("send chunks")))?;
+        if wanted.is_empty() { Ok(()) } else { Err(Error::ChunksMissing(wanted.into_iter().collect())) }
     }
 
     /// Commits a record. Harmless twice: the same record is answered with the same snapshot.

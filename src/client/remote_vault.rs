@@ -12,6 +12,7 @@ use crate::model::{Block, ChunkId, RepositoryParameters, SessionId, SignedRecord
 use crate::protocol::session::{SessionAnswer, SessionLimits};
 use crate::signer;
 use crate::vault::{self, Vault};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -97,6 +98,25 @@ impl RemoteVault {
         }
         Ok(())
     }
+
+    /// Fetches blocks that hold all of `ids`. What has come of an answer that broke is not asked for again.
+    async fn fetch(&self, mut ids: Vec<ChunkId>, blocks: &mut Vec<Block>) -> Result<()> {
+        let mut failed = 0;
+        while !ids.is_empty() {
+            let before = blocks.len();
+            let error = match self.client.chunks(self.session, &ids, blocks).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            let came: HashSet<_> =
+                blocks[before..].iter().flat_map(|block| &block.header.chunks).map(|c| c.id).collect();
+            ids.retain(|id| !came.contains(id));
+            failed = if came.is_empty() { failed + 1 } else { 1 };
+            retry::wait_after(failed, error).await?;
+        }
+        Ok(())
+    }
 }
 
 /// How many of `blocks`, at least one, go into an upload of at most `size` bytes.
@@ -133,7 +153,7 @@ impl Vault for RemoteVault {
         let mut blocks = Vec::new();
         for ids in ids.chunks(self.max_ids) {
             let _turn = self.turn().await;
-            blocks.extend(retry(|| self.client.chunks(self.session, ids)).await?);
+            self.fetch(ids.to_vec(), &mut blocks).await?;
         }
         Ok(blocks)
     }
@@ -205,6 +225,7 @@ mod tests {
         uploads: Vec<usize>,
         missing_calls: usize,
         commits: Vec<SnapshotId>,
+        asked: Vec<usize>,
         faults: VecDeque<Fault>,
         extra: Option<Block>,
     }
@@ -316,7 +337,8 @@ mod tests {
     async fn send_chunks(State(receiver): State<Receiver>, headers: HeaderMap, request: Request) -> Response {
         let fault = receiver.next_fault(&headers);
         let ids = ids(request).await;
-        let held = receiver.held();
+        let mut held = receiver.held();
+        held.asked.push(ids.len());
         let blocks = ids.iter().filter_map(|id| held.chunks.get(id).cloned()).chain(held.extra.clone());
         let mut body = crate::client::blocks::pieces(&blocks.collect::<Vec<_>>()).concat();
         match fault {
@@ -437,6 +459,17 @@ mod tests {
         assert_eq!(vault.missing(vec![id_of(&one)]).await.unwrap(), []);
         receiver.will(&[Fault::CutShort, Fault::Break, Fault::Busy]);
         assert_eq!(vault.get(vec![id_of(&one)]).await.unwrap()[0].stored, one.stored);
+    }
+
+    #[tokio::test]
+    async fn what_came_of_a_broken_answer_is_not_asked_for_again() {
+        let (receiver, _server, vault) = vault().await;
+        let sent: Vec<_> = (1..=3).map(|n| block(n, 100_000)).collect();
+        vault.put(sent.clone()).await.unwrap();
+        receiver.will(&[Fault::CutShort, Fault::CutShort]);
+        let back = vault.get(sent.iter().map(id_of).collect()).await.unwrap();
+        assert_eq!(back.iter().map(id_of).collect::<Vec<_>>(), sent.iter().map(id_of).collect::<Vec<_>>());
+        assert_eq!(receiver.held().asked, [3, 1, 1]);
     }
 
     #[tokio::test]

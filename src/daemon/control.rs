@@ -2,9 +2,10 @@
 //! user can reach: its folder is private, and the caller's user id is checked besides.
 
 use crate::config::Home;
+use crate::daemon::neighbours::{self, Neighbours};
 use crate::daemon::{Context, Error, Result};
 use crate::discovery::DiscoveryHandle;
-use crate::model::{Device, Fingerprint, ShortCode};
+use crate::model::{Fingerprint, ShortCode};
 use crate::platform::{Context as _, fs};
 use crate::protocol::ErrorCode;
 use crate::server::{Decision, Desk, OpenQuestion, ServerHandle, SessionSummary};
@@ -66,12 +67,7 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Answer {
     /// To `devices`.
-    Devices {
-        /// Who is here.
-        devices: Vec<DeviceRow>,
-        /// What was tried, in lines for people.
-        tried: String,
-    },
+    Devices(Neighbours),
     /// To `pin`.
     Pin {
         /// The digits.
@@ -113,40 +109,6 @@ pub enum Answer {
         /// What to do.
         hint: Option<String>,
     },
-}
-
-/// A device as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceRow {
-    /// What it calls itself.
-    pub alias: String,
-    /// `lan-backup` or `localsend`.
-    pub kind: String,
-    /// Where it answers, the newest first.
-    pub address: String,
-    /// Who it is.
-    pub fingerprint: String,
-    /// The short code of that.
-    pub code: String,
-    /// Whether it is paired with this device.
-    pub paired: bool,
-    /// It listens only while one command runs.
-    pub transient: bool,
-}
-
-/// A list of devices as rows.
-pub fn rows(context: &Context, devices: &[Device]) -> Vec<DeviceRow> {
-    let row = |device: &Device| DeviceRow {
-        alias: device.alias.to_string(),
-        kind: device.kind.to_string(),
-        address: device.addresses.first().map(ToString::to_string).unwrap_or_default(),
-        fingerprint: device.fingerprint.map(|f| f.to_string()).unwrap_or_default(),
-        code: device.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default(),
-        paired: device.fingerprint.is_some_and(|f| context.trust.find(&f).is_some()),
-        transient: device.transient,
-    };
-    devices.iter().map(row).collect()
 }
 
 /// What the answers are made of.
@@ -257,11 +219,8 @@ impl Answers {
     async fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Devices { wait } => {
-                self.discovery.announce().await;
-                tokio::time::sleep(Duration::from_secs(wait.min(MAX_WAIT))).await;
-                self.discovery.prove().await;
-                let devices = rows(&self.context, &self.discovery.devices());
-                Answer::Devices { devices, tried: self.discovery.report().to_string() }
+                let wait = Duration::from_secs(wait.min(MAX_WAIT));
+                Answer::Devices(neighbours::look_around(&self.context, &self.discovery, wait).await)
             }
             Request::Pin { code } => match self.server.open_window(code.as_ref()) {
                 Ok(shown) => Answer::Pin {

@@ -71,7 +71,7 @@ pub enum Error {
     Ambiguous {
         /// As it was typed.
         name: String,
-        /// Alias and fingerprint of each.
+        /// Alias, code and address of each.
         devices: Vec<String>,
     },
     /// The device is no lan-backup.
@@ -191,7 +191,7 @@ impl Error {
             Self::AnotherDevice { .. } => {
                 "if that device was set up anew, `lan-backup unpair` the old one first; otherwise somebody else has its address"
             }
-            Self::Ambiguous { .. } => "name it by the beginning of its fingerprint, or by its address",
+            Self::Ambiguous { .. } => "name it by its code, the beginning of its fingerprint, or its address",
             Self::NotLanBackup(_) => "install lan-backup there, or pick another device: `lan-backup devices`",
             Self::PortTaken { .. } => "is another `serve` or a LocalSend app running? `--port 0` takes a free port",
             Self::NotRunning => "start it: `lan-backup serve`",

@@ -108,8 +108,11 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
         Found::Several(devices) => match chooser.choose(name, &devices) {
             Some(index) if index < devices.len() => devices[index].clone(),
             _ => {
+                let interfaces = interfaces::list().unwrap_or_default();
                 let show = |d: &Device| {
-                    format!("{} {}", d.alias, d.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default())
+                    let code = d.fingerprint.map(|f| f.short_code().to_string()).unwrap_or_default();
+                    let place = d.addresses.first().map(|at| interfaces::in_words(*at, &interfaces));
+                    format!("{} {code} at {}", d.alias, place.unwrap_or_else(|| "no known address".to_owned()))
                 };
                 return Err(Error::Ambiguous { name: name.to_owned(), devices: devices.iter().map(show).collect() });
             }
@@ -167,7 +170,9 @@ async fn under_another_certificate(context: &Context, trust: &Trust, address: So
 
 async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
     let client = Client::new(&context.identity, vec![address], Expect::FirstUse)?;
-    let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), DEFAULT_PORT, true);
+    // Nothing listens here, so there is no port to call back.
+    let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), 0, true)
+        .by_instance(context.identity.instance());
     let (said, certificate) = match client.register_at(paths::REGISTER, &own).await {
         Err(error) if error.answer().is_some() => return Err(Error::NotLanBackup(address.to_string())),
         other => other?,

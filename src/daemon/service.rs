@@ -88,7 +88,8 @@ impl Neighbourhood {
         .await?;
         let fingerprint = context.identity.fingerprint();
         let announcement =
-            Announcement::of_this_device(context.alias.clone(), fingerprint, server.port(), options.transient);
+            Announcement::of_this_device(context.alias.clone(), fingerprint, server.port(), options.transient)
+                .by_instance(context.identity.instance());
         let known = context.trust.list().into_iter().map(|t| (t.fingerprint, t.alias, t.address)).collect();
         let discovery = discovery::start(
             DiscoveryOptions {
@@ -169,11 +170,11 @@ pub struct ServeOptions {
     pub accept: Option<Accept>,
 }
 
-/// Opens the store of this device for a command: the one that was named, else that of a running `serve`, else the usual one.
+/// Where the store of this device lies for a command: the one that was named, else that of a running `serve`, else the usual one.
 ///
 /// # Errors
 /// There is none; commands that only look make none.
-pub async fn open_store(context: &Context, chosen: Option<PathBuf>) -> Result<(Store, RecoveryReport)> {
+pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result<PathBuf> {
     let folder = match (chosen, control::ask(&context.home, &control::Request::Status).await) {
         (Some(folder), _) => folder,
         (None, Ok(control::Answer::Status { store, .. })) => store,
@@ -186,6 +187,15 @@ pub async fn open_store(context: &Context, chosen: Option<PathBuf>) -> Result<(S
             "`--store DIR` names another place; `lan-backup serve` begins to keep backups",
         ));
     }
+    Ok(folder)
+}
+
+/// Opens the store of this device for a command.
+///
+/// # Errors
+/// As [`store_to_open`], and the store's.
+pub async fn open_store(context: &Context, chosen: Option<PathBuf>) -> Result<(Store, RecoveryReport)> {
+    let folder = store_to_open(context, chosen).await?;
     let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());
     let opening = tokio::task::spawn_blocking(move || Store::open_or_create(&folder, clock, signer));
     Ok(opening.await.map_err(|_| Error::Stopped)??)

@@ -53,7 +53,7 @@ pub(crate) async fn ask(state: &State, address: SocketAddr, ways: &[Way], claime
         let body = Announcement { announce: false, ..state.options.announcement.clone() };
         match tokio::time::timeout(CALL_LIMIT, state.caller.register(address, *scheme, *route, body)).await {
             Ok(Ok(answer)) => return conclude(state, &answer.announcement, answer.certificate, address, claimed),
-            Ok(Err(why)) => reason = why,
+            Ok(Err(failure)) => reason = failure.sentence,
             Err(_) => {
                 // Whoever is silent in one language is so in the others.
                 reason = format!("no answer within {} s", CALL_LIMIT.as_secs());
@@ -74,13 +74,17 @@ pub(crate) fn conclude(
     address: SocketAddr,
     claimed: Option<Fingerprint>,
 ) -> Outcome {
+    let own = state.options.announcement.fingerprint.parse().ok();
+    if certificate.is_some() && certificate == own && state.could_be_copy(said, address.ip()) {
+        state.note_copy(address);
+    }
     let outcome = {
         let mut registry = state.registry();
         let proved = registry.prove(said, certificate, address, state.now());
         let is_claimed = |device: &Device| claimed.is_none() || device.fingerprint == claimed;
         match proved {
             Ok(Some(device)) if is_claimed(&device) => Outcome::Answered(device),
-            Ok(None) if claimed.is_none() => Outcome::Own,
+            Ok(None) if claimed.is_none() || claimed == own => Outcome::Own,
             Ok(_) | Err(_) => {
                 if let Some(claimed) = &claimed {
                     registry.deny(claimed, address);

@@ -25,6 +25,8 @@ const NAMESAKE_GRACE: Duration = Duration::from_millis(400);
 const AGAIN_EVERY: Duration = Duration::from_secs(4);
 /// Longest time for proving a whole list: a flood of forged claims is not waited for.
 const PROVE_LIMIT: Duration = Duration::from_secs(3);
+/// Who answered within this time is not asked again before it is shown.
+const JUST_NOW: Duration = Duration::from_secs(10);
 /// Calls under way at once: a few addresses of a few devices.
 const MAX_CALLS: usize = 16;
 
@@ -41,22 +43,57 @@ pub(crate) async fn find(state: &State, selector: &Selector, wait: Duration) -> 
     }
 }
 
-/// Calls every device that is listed and not proved.
-pub(crate) async fn prove(state: &State) {
-    let unproved = state.registry().unproved(state.now());
-    let questions = unproved.into_iter().filter_map(|device| {
-        let address = *device.addresses.first()?;
-        Some((address, ways_to(&device), device.fingerprint))
-    });
+/// Calls every device that is listed and has not proved itself just now, and every address of those that may be several machines
+/// with one identity. Who proved itself once and does not answer any more goes. Returns those that are several machines.
+pub(crate) async fn prove(state: &State) -> Vec<Device> {
+    let since = state.now();
+    let mut questions = Vec::new();
+    {
+        let registry = state.registry();
+        for device in registry.unproved(since) {
+            questions.extend(device.addresses.first().map(|at| (*at, ways_to(&device), device.fingerprint)));
+        }
+        let just_now = since.checked_sub(JUST_NOW).unwrap_or(since);
+        for device in registry.proved_before(just_now, since) {
+            questions.extend(device.addresses.iter().map(|at| (*at, ways_to(&device), device.fingerprint)));
+        }
+        for device in registry.suspected_clones(since) {
+            questions.extend(device.addresses.iter().map(|at| (*at, ways_to(&device), None)));
+        }
+    }
     let calls =
         futures_util::stream::iter(questions).for_each_concurrent(MAX_CALLS, async |(address, ways, claimed)| {
-            ask(state, address, ways, claimed).await;
+            let outcome = ask(state, address, ways, claimed).await;
+            if let (Outcome::Failed(_), Some(fingerprint)) = (outcome, claimed) {
+                state.registry().left(&fingerprint, address);
+            }
         });
     tokio::select! {
         () = state.shutdown.stopped() => {}
         () = tokio::time::sleep(PROVE_LIMIT) => {}
         () = calls => {}
     }
+    state.registry().cloned(since, state.now())
+}
+
+/// Listens, and asks around where it stays silent.
+pub(crate) async fn look_around(state: &State, wait: Duration, scan_wait: Duration) -> Vec<Device> {
+    let listened = async {
+        tokio::time::sleep(wait).await;
+    };
+    let scanned = async {
+        state.request_burst();
+        let silence = SCAN_AFTER.min(wait);
+        tokio::time::sleep(silence).await;
+        // Half a network would have been asked for nothing: it may take longer than the silence.
+        let limit = scan_wait.max(wait).saturating_sub(silence);
+        let _ = tokio::time::timeout(limit, scan::scan(state, Extent::Silent)).await;
+    };
+    tokio::select! {
+        () = state.shutdown.stopped() => {}
+        ((), ()) = async { tokio::join!(listened, scanned) } => {}
+    }
+    prove(state).await
 }
 
 fn ways_to(device: &Device) -> &'static [Way] {
@@ -140,13 +177,20 @@ async fn by_name(state: &State, selector: &Selector, wait: Duration) -> Found {
 /// Where the wanted device may be: its last known addresses first, then what is proved or claimed.
 fn candidates(state: &State, selector: &Selector) -> Vec<(SocketAddr, &'static [Way], Option<Fingerprint>)> {
     let mut candidates = Vec::new();
+    let mut fitting = HashSet::new();
     for (fingerprint, alias, addresses) in state.registry().known() {
         if selector.fits(alias, Some(fingerprint)) {
+            fitting.insert(*fingerprint);
             // Whoever has that address by now is somebody else and no impostor: nothing is claimed.
             candidates.extend(addresses.iter().map(|address| (*address, NATIVE, None)));
         }
     }
-    for device in selector.among(&state.devices()) {
+    // A paired device may have been given a new alias since; it fits by either.
+    let fits = |device: &Device| {
+        device.fingerprint.is_some_and(|fingerprint| fitting.contains(&fingerprint))
+            || selector.fits(&device.alias, device.fingerprint.as_ref())
+    };
+    for device in state.devices().into_iter().filter(fits) {
         let ways = ways_to(&device);
         candidates.extend(device.addresses.iter().map(|address| (*address, ways, device.fingerprint)));
     }
@@ -159,6 +203,8 @@ struct Answers {
     strangers: Vec<Device>,
     /// Paired devices that fit, whether they answered or not.
     paired_fitting: usize,
+    /// Those of them that did not.
+    absent: Vec<Device>,
 }
 
 impl Answers {
@@ -177,8 +223,20 @@ impl Answers {
         };
         let answered = registry.proved_since(since, now).into_iter().filter(fits);
         let is_paired = |device: &Device| device.fingerprint.is_some_and(|fingerprint| registry.is_known(&fingerprint));
-        let (paired, strangers) = answered.partition(is_paired);
-        Self { paired, strangers, paired_fitting: fitting.len() }
+        let (paired, strangers): (Vec<Device>, Vec<Device>) = answered.partition(is_paired);
+        let answers = |fingerprint: &Fingerprint| paired.iter().any(|device| device.fingerprint == Some(*fingerprint));
+        let absent = registry
+            .known()
+            .filter(|(fingerprint, _, _)| fitting.contains(fingerprint) && !answers(fingerprint))
+            .map(|(fingerprint, alias, addresses)| Device {
+                alias: alias.clone(),
+                fingerprint: Some(*fingerprint),
+                kind: DeviceKind::LanBackup,
+                addresses: addresses.to_vec(),
+                transient: false,
+            })
+            .collect();
+        Self { paired, strangers, paired_fitting: fitting.len(), absent }
     }
 
     fn is_empty(&self) -> bool {
@@ -194,6 +252,11 @@ impl Answers {
     }
 
     fn take(mut self, state: &State) -> Found {
+        if !self.paired.is_empty() && self.paired_fitting > 1 {
+            // Whichever of two paired namesakes happens to be switched on is not the answer.
+            self.paired.append(&mut self.absent);
+            return Found::Several(self.paired);
+        }
         let found =
             if self.paired_fitting > 0 || !self.paired.is_empty() { &mut self.paired } else { &mut self.strangers };
         match found.len() {

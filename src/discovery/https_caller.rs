@@ -2,8 +2,8 @@
 //!
 //! Plain HTTP, which a few old LocalSend apps speak, is not called: such a device cannot be told from anybody else.
 
-use crate::client::{Client, Patience};
-use crate::discovery::{Answer, Caller, Route, Scheme};
+use crate::client::{self, Client, Patience};
+use crate::discovery::{Answer, CallFailure, Caller, Route, Scheme, Stage};
 use crate::identity::{Expect, Identity};
 use crate::protocol::{Announcement, paths};
 use futures_util::FutureExt;
@@ -35,11 +35,14 @@ impl Caller for HttpsCaller {
         scheme: Scheme,
         route: Route,
         body: Announcement,
-    ) -> BoxFuture<'static, Result<Answer, String>> {
+    ) -> BoxFuture<'static, Result<Answer, CallFailure>> {
         let identity = self.identity.clone();
         async move {
             let path = match (scheme, route) {
-                (Scheme::Http, _) => return Err("it speaks no HTTPS".to_owned()),
+                (Scheme::Http, _) => {
+                    let sentence = "it speaks no HTTPS".to_owned();
+                    return Err(CallFailure { stage: Stage::Connecting, sentence });
+                }
                 (Scheme::Https, Route::Native) => paths::REGISTER,
                 (Scheme::Https, Route::LocalSend) => paths::LOCALSEND_REGISTER,
             };
@@ -52,13 +55,21 @@ impl Caller for HttpsCaller {
                 ..Patience::default()
             };
             let client = Client::with_patience(&identity, vec![address], Expect::FirstUse, patience);
-            let client = client.map_err(|error| in_one_line(&error))?;
-            let (announcement, certificate) =
-                client.register_at(path, &body).await.map_err(|error| in_one_line(&error))?;
+            let client = client.map_err(|error| failure(&error))?;
+            let (announcement, certificate) = client.register_at(path, &body).await.map_err(|error| failure(&error))?;
             Ok(Answer { announcement, certificate })
         }
         .boxed()
     }
+}
+
+fn failure(error: &client::Error) -> CallFailure {
+    let stage = match error {
+        client::Error::Answer { .. } | client::Error::NotUnderstood(_) => Stage::Answered,
+        client::Error::TimedOut(_) | client::Error::Broken(_) => Stage::Waiting,
+        _ => Stage::Connecting,
+    };
+    CallFailure { stage, sentence: in_one_line(error) }
 }
 
 /// The error and what is behind it.
@@ -91,9 +102,10 @@ mod tests {
         let answer = call(server.address, Scheme::Https, Route::Native).await.unwrap();
         assert_eq!(answer.certificate, Some(server.identity.fingerprint()));
         assert_eq!(answer.announcement, said, "and what it says is passed on even where it lies");
-        assert!(call(server.address, Scheme::Https, Route::LocalSend).await.is_err(), "no such route");
+        let error = call(server.address, Scheme::Https, Route::LocalSend).await.unwrap_err();
+        assert_eq!(error.stage, Stage::Answered, "no such route: {error:?}");
         assert!(call(server.address, Scheme::Http, Route::LocalSend).await.is_err());
         let error = call(dead_address().await, Scheme::Https, Route::Native).await.unwrap_err();
-        assert!(error.to_lowercase().contains("refused"), "{error}");
+        assert!(error.stage == Stage::Connecting && error.sentence.to_lowercase().contains("refused"), "{error:?}");
     }
 }

@@ -56,7 +56,18 @@ pub(crate) fn hear(state: &Arc<State>, link: &Arc<Link>, bytes: &[u8], from: Soc
         state.tally().datagrams.malformed += 1;
         return;
     };
-    if state.registry().is_own(&said) {
+    let own_name = state.registry().is_own(&said);
+    if own_name && said.instance() == state.options.announcement.instance() {
+        link.count_echo();
+        return;
+    }
+    if own_name {
+        // A command beside a running `serve` says the same; a machine elsewhere that does is asked who it is.
+        if state.could_be_copy(&said, from.ip()) && is_on_link(from.ip(), &link.subnets) && said.port != 0 {
+            let mut address = from;
+            address.set_port(said.port);
+            answer(state, None, &said, address);
+        }
         return;
     }
     link.count_heard();
@@ -86,13 +97,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Announcement> {
 
 /// The server was called by a device.
 pub(crate) fn registered(state: &Arc<State>, said: &Announcement, from: SocketAddr, certificate: Option<Fingerprint>) {
-    if state.registry().is_own(said) || said.port == 0 {
+    if said.port == 0 {
         return;
     }
     // A socket for both families shows IPv4 callers as mapped addresses.
     let mut address = from;
     address.set_ip(from.ip().to_canonical());
     address.set_port(said.port);
+    if state.registry().is_own(said) && (certificate.is_none() || !state.could_be_copy(said, address.ip())) {
+        return;
+    }
     if certificate.is_some() {
         conclude(state, said, certificate, address, None);
         return;

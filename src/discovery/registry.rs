@@ -40,9 +40,16 @@ struct Seen {
     at: Instant,
     proved: bool,
     transient: bool,
+    /// The run of the program that answered there; 0 when it does not say.
+    instance: u32,
 }
 
 impl Seen {
+    fn new(said: &Announcement, address: SocketAddr, at: Instant, proved: bool) -> Self {
+        let transient = said.lan_backup.as_ref().is_some_and(|ours| ours.transient);
+        Self { address, at, proved, transient, instance: said.instance() }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         let limit = if self.transient { TRANSIENT_SEEN_FOR } else { SEEN_FOR };
         now.saturating_duration_since(self.at) >= limit
@@ -60,6 +67,18 @@ struct Entry {
 impl Entry {
     fn is_proved(&self) -> bool {
         self.seen.iter().any(|seen| seen.proved)
+    }
+
+    /// One address of every run of the program, of those runs that stay; the newest first. One run is one device, however many
+    /// addresses it has.
+    fn runs(&self) -> Vec<SocketAddr> {
+        let mut runs: Vec<&Seen> = Vec::new();
+        for seen in self.seen.iter().filter(|seen| !seen.transient && seen.instance != 0) {
+            if runs.iter().all(|other| other.instance != seen.instance) {
+                runs.push(seen);
+            }
+        }
+        runs.iter().map(|seen| seen.address).collect()
     }
 
     fn last_seen(&self) -> Option<Instant> {
@@ -127,7 +146,7 @@ impl Registry {
         if !self.entries.contains_key(&key) {
             self.make_room(address.ip());
         }
-        let seen = Seen { address, at: now, proved: false, transient: is_transient(said) };
+        let seen = Seen::new(said, address, now, false);
         let paired = matches!(&key, Key::Certificate(fingerprint) if self.is_known(fingerprint));
         let Some(entry) = self.entries.get_mut(&key) else {
             // Nobody talks a paired device down to the weaker protocol by announcing it.
@@ -176,7 +195,7 @@ impl Registry {
             self.make_room(address.ip());
         }
         let kind = if certificate.is_some() { kind_of(said) } else { DeviceKind::LocalSend };
-        let seen = Seen { address, at: now, proved: true, transient: is_transient(said) };
+        let seen = Seen::new(said, address, now, true);
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             alias: said.alias.clone(),
             kind,
@@ -204,6 +223,17 @@ impl Registry {
         }
     }
 
+    /// Nobody answers at `address` any more: what was proved of it holds no longer. A claim stays, as what it is.
+    pub fn left(&mut self, fingerprint: &Fingerprint, address: SocketAddr) {
+        let key = Key::Certificate(*fingerprint);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.seen.retain(|seen| !seen.proved || seen.address != address);
+            if entry.seen.is_empty() {
+                self.entries.remove(&key);
+            }
+        }
+    }
+
     /// Who is here: proved devices first, each group by alias.
     pub fn devices(&self, now: Instant) -> Vec<Device> {
         let mut here: Vec<(bool, Device)> =
@@ -221,6 +251,33 @@ impl Registry {
                 device(key, &entry)
             })
             .collect()
+    }
+
+    /// Devices that proved themselves, but not since `since`.
+    pub fn proved_before(&self, since: Instant, now: Instant) -> Vec<Device> {
+        let is_old =
+            |entry: &Entry| entry.is_proved() && !entry.seen.iter().any(|seen| seen.proved && seen.at >= since);
+        self.present(now).filter(|(_, entry)| is_old(entry)).map(|(key, entry)| device(key, &entry)).collect()
+    }
+
+    /// Devices of which several runs of the program proved themselves at `since` or later, each with one address of every run:
+    /// one identity on several machines.
+    pub fn cloned(&self, since: Instant, now: Instant) -> Vec<Device> {
+        self.with_several_runs(now, |seen| seen.proved && seen.at >= since)
+    }
+
+    /// Devices that may be [`cloned`](Self::cloned), or were started anew and left an old address behind, or are lied about.
+    pub fn suspected_clones(&self, now: Instant) -> Vec<Device> {
+        self.with_several_runs(now, |_| true)
+    }
+
+    fn with_several_runs(&self, now: Instant, counts: impl Fn(&Seen) -> bool) -> Vec<Device> {
+        let several = |(key, mut entry): (&Key, Entry)| {
+            entry.seen.retain(&counts);
+            let addresses = entry.runs();
+            (addresses.len() > 1).then(|| Device { addresses, ..device(key, &entry) })
+        };
+        self.present(now).filter_map(several).collect()
     }
 
     /// Devices that only a datagram spoke of, and nobody could reach yet.
@@ -284,10 +341,6 @@ fn kind_of(said: &Announcement) -> DeviceKind {
         Some(_) if said.protocol.eq_ignore_ascii_case("https") => DeviceKind::LanBackup,
         _ => DeviceKind::LocalSend,
     }
-}
-
-fn is_transient(said: &Announcement) -> bool {
-    said.lan_backup.as_ref().is_some_and(|ours| ours.transient)
 }
 
 fn device(key: &Key, entry: &Entry) -> Device {
@@ -418,6 +471,43 @@ mod tests {
         assert!(!device.transient);
         registry.prove(&transient, Some(print(1)), at("10.0.0.1:9"), now + SEEN_FOR + SECOND).unwrap();
         assert!(registry.devices(now + SEEN_FOR + SECOND).remove(0).transient);
+    }
+
+    #[test]
+    fn two_runs_of_one_identity_at_once_are_a_copy_and_one_that_moved_is_not() {
+        let (mut registry, now) = registry();
+        let run = |instance| says("nas", print(1)).by_instance(instance);
+        for (instance, address) in [(7, "10.0.0.1:1"), (7, "10.0.0.2:1")] {
+            registry.prove(&run(instance), Some(print(1)), at(address), now).unwrap();
+        }
+        assert_eq!(registry.cloned(now, now), [], "one run at two addresses is one device");
+        let command = Announcement::of_this_device(Alias::new("nas"), print(1), 9, true).by_instance(9);
+        registry.prove(&command, Some(print(1)), at("10.0.0.1:9"), now).unwrap();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.5:1"), now).unwrap();
+        registry.claim(&run(66), at("10.0.0.66:1"), now);
+        assert_eq!(registry.cloned(now, now), [], "commands, silence and claims prove nothing");
+        assert_eq!(registry.suspected_clones(now).len(), 1, "but a claim is looked into");
+        registry.prove(&run(8), Some(print(1)), at("10.0.0.3:1"), now + SECOND).unwrap();
+        let [cloned] = <[Device; 1]>::try_from(registry.cloned(now, now + SECOND)).unwrap();
+        assert_eq!(cloned.addresses, [at("10.0.0.3:1"), at("10.0.0.2:1")]);
+        assert_eq!(registry.cloned(now + SECOND, now + SECOND), [], "the old run has not answered since");
+        registry.prove(&run(8), Some(print(1)), at("10.0.0.2:1"), now + SECOND).unwrap();
+        registry.prove(&run(8), Some(print(1)), at("10.0.0.1:1"), now + SECOND).unwrap();
+        assert_eq!(registry.cloned(now, now + SECOND), [], "started anew at the same addresses");
+    }
+
+    #[test]
+    fn who_does_not_answer_any_more_goes_and_what_was_only_claimed_stays() {
+        let (mut registry, now) = registry();
+        registry.prove(&says("nas", print(1)), Some(print(1)), at("10.0.0.1:1"), now).unwrap();
+        registry.claim(&says("phone", print(2)), at("10.0.0.2:1"), now);
+        assert_eq!(registry.proved_before(now, now), []);
+        assert_eq!(aliases(&registry.proved_before(now + SECOND, now + SECOND)), ["nas"]);
+        registry.left(&print(1), at("10.0.0.9:1"));
+        registry.left(&print(2), at("10.0.0.2:1"));
+        assert_eq!(aliases(&registry.devices(now)), ["nas", "phone"]);
+        registry.left(&print(1), at("10.0.0.1:1"));
+        assert_eq!(aliases(&registry.devices(now)), ["phone"]);
     }
 
     #[test]

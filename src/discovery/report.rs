@@ -41,6 +41,8 @@ pub struct InterfaceReport {
     pub sent: u64,
     /// Datagrams heard, our own left out.
     pub heard: u64,
+    /// Our own that came back.
+    pub echoed: u64,
     /// What went wrong.
     pub error: Option<String>,
 }
@@ -94,6 +96,8 @@ pub struct ScanReport {
     pub known: Counts,
     /// One line for each subnet.
     pub subnets: Vec<SubnetReport>,
+    /// Everybody was asked; otherwise there was no time left.
+    pub complete: bool,
 }
 
 /// One subnet of a scan.
@@ -106,6 +110,10 @@ pub struct SubnetReport {
     pub network: String,
     /// Why it was not scanned.
     pub skipped: Option<&'static str>,
+    /// How many hosts it has room for besides us.
+    pub room: u64,
+    /// How many of them were to be asked, the nearest.
+    pub planned: usize,
     /// What came of it.
     #[serde(flatten)]
     pub counts: Counts,
@@ -155,10 +163,11 @@ impl fmt::Display for ScanReport {
             writeln!(f, "asked last known addresses: {}", self.known)?;
         }
         for subnet in &self.subnets {
-            let SubnetReport { interface, network, skipped, counts } = subnet;
+            let SubnetReport { interface, network, skipped, room, counts, .. } = subnet;
             match skipped {
                 Some(reason) => writeln!(f, "scanned {network} ({interface}): not scanned, {reason}")?,
-                None => writeln!(f, "scanned {network} ({interface}): {counts}")?,
+                None if counts.asked as u64 >= *room => writeln!(f, "scanned {network} ({interface}): {counts}")?,
+                None => writeln!(f, "scanned {network} ({interface}), a part of its {room} addresses: {counts}")?,
             }
         }
         Ok(())
@@ -179,7 +188,7 @@ impl fmt::Display for Report {
         if self.interfaces.is_empty() {
             writeln!(f, "no network interface is up")?;
         }
-        for InterfaceReport { name, address, sent, heard, error } in &self.interfaces {
+        for InterfaceReport { name, address, sent, heard, error, .. } in &self.interfaces {
             write!(f, "listened on {name} ({address}): {sent} announcements sent, {heard} datagrams heard")?;
             match error {
                 Some(error) => writeln!(f, "; {error}")?,
@@ -227,6 +236,7 @@ mod tests {
                     address: "192.168.1.7".parse().unwrap(),
                     sent: 3,
                     heard: 1,
+                    echoed: 3,
                     error: None,
                 },
                 InterfaceReport {
@@ -234,6 +244,7 @@ mod tests {
                     address: "10.0.0.2".parse().unwrap(),
                     sent: 0,
                     heard: 0,
+                    echoed: 0,
                     error: Some("cannot send: network is unreachable".into()),
                 },
             ],
@@ -251,8 +262,11 @@ mod tests {
                     interface: "eth0".into(),
                     network: "192.168.1.0/24".into(),
                     skipped: None,
+                    room: 253,
+                    planned: 253,
                     counts,
                 }],
+                complete: true,
             }),
             ..Report::default()
         };

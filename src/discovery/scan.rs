@@ -7,15 +7,20 @@ use crate::discovery::asker::{ANYBODY, NATIVE, Outcome, ask};
 use crate::discovery::report::{Counts, ScanReport, SubnetReport};
 use crate::discovery::state::State;
 use crate::platform::interfaces::is_private;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Addresses asked at once, as LocalSend does; more would overflow the neighbour tables of small routers.
+/// Addresses of one subnet asked at once, as LocalSend does; more would overflow the neighbour tables of small routers.
 const SCAN_CONCURRENCY: usize = 50;
+/// A network with more room is wide: it is asked after the others and never at once with another wide one, because the bridges of
+/// containers are wide, empty and many, and must neither keep a home network waiting nor fill the system's table of neighbours.
+const WIDE: u64 = 254;
+/// Narrow subnets asked at once: wire, radio, and two more.
+const SUBNETS_AT_ONCE: usize = 4;
 /// Addresses asked on one interface; those nearest to ours. 1,024 silent ones take ten seconds.
 const MAX_ADDRESSES_PER_SUBNET: usize = 1024;
 /// Longest wait for a connection: on a local network it takes milliseconds, and sleeping radios wake in 300.
@@ -28,6 +33,8 @@ pub(crate) enum Extent {
     All,
     /// The subnets; the known addresses were asked already.
     Subnets,
+    /// The last known addresses, and those subnets from which nobody was heard.
+    Silent,
 }
 
 /// What one address said.
@@ -38,32 +45,50 @@ enum Reply {
     Strange,
 }
 
-/// Scans, and keeps the report. Stops early on shutdown.
-pub(crate) async fn scan(state: &State, extent: Extent) -> ScanReport {
-    let (mut report, questions) = plan(state, extent);
-    let replies = futures_util::stream::iter(questions)
-        .map(|(part, address)| async move { (part, question(state, address).await) })
-        .buffer_unordered(SCAN_CONCURRENCY);
-    let mut replies = std::pin::pin!(replies);
-    loop {
-        let reply = tokio::select! {
-            () = state.shutdown.stopped() => None,
-            reply = replies.next() => reply,
-        };
-        let Some((part, reply)) = reply else { break };
-        let counts =
-            part.map_or(Some(&mut report.known), |n| report.subnets.get_mut(n).map(|subnet| &mut subnet.counts));
-        if let Some(counts) = counts {
-            counts.add(&reply);
-        }
-    }
-    state.tally().scan = Some(report.clone());
-    report
+/// What is asked: an address, and the number of its subnet; none for a last known address.
+type Question = (Option<usize>, SocketAddr);
+
+/// Whom to ask.
+struct Plan {
+    report: ScanReport,
+    /// The known addresses, and each narrow subnet; these at the same time.
+    groups: Vec<Vec<Question>>,
+    /// Of all wide ones, the nearest first.
+    wide: Vec<Question>,
 }
 
-/// Whom to ask: the known addresses, then all subnets together, nearest addresses first so that no wide network keeps a
-/// narrow one waiting.
-fn plan(state: &State, extent: Extent) -> (ScanReport, Vec<(Option<usize>, SocketAddr)>) {
+/// Scans. Stops early on shutdown; what was found until then is in the report, as it is when this is dropped.
+pub(crate) async fn scan(state: &State, extent: Extent) -> ScanReport {
+    let Plan { report, groups, wide } = plan(state, extent);
+    state.tally().scan = Some(report.clone());
+    let ask = async |(part, address): Question| (part, question(state, address).await);
+    let groups = groups.into_iter().map(|group| stream::iter(group).map(ask).buffer_unordered(SCAN_CONCURRENCY));
+    let narrow = stream::iter(groups).flatten_unordered(SUBNETS_AT_ONCE + 1);
+    let wide = stream::iter(wide).map(ask).buffer_unordered(SCAN_CONCURRENCY);
+    let mut replies = std::pin::pin!(narrow.chain(wide));
+    let mut finished = report;
+    loop {
+        let reply = tokio::select! {
+            () = state.shutdown.stopped() => return finished,
+            reply = replies.next() => reply,
+        };
+        match &reply {
+            Some((None, reply)) => finished.known.add(reply),
+            Some((Some(number), reply)) => {
+                if let Some(subnet) = finished.subnets.get_mut(*number) {
+                    subnet.counts.add(reply);
+                }
+            }
+            None => finished.complete = true,
+        }
+        state.tally().scan = Some(finished.clone());
+        if reply.is_none() {
+            return finished;
+        }
+    }
+}
+
+fn plan(state: &State, extent: Extent) -> Plan {
     let (subnets, own) = {
         let links = state.links();
         let own: HashSet<IpAddr> = links.all().iter().map(|interface| interface.subnet.address).collect();
@@ -71,36 +96,50 @@ fn plan(state: &State, extent: Extent) -> (ScanReport, Vec<(Option<usize>, Socke
     };
     let known: HashSet<SocketAddr> =
         state.registry().known().flat_map(|(_, _, addresses)| addresses.iter().copied()).collect();
-    let mut asked = HashSet::new();
-    let mut questions = Vec::new();
-    if extent == Extent::All {
-        questions.extend(known.iter().map(|address| (None, *address)));
+    let mut groups = Vec::new();
+    if extent != Extent::Subnets {
+        groups.push(known.iter().map(|address| (None, *address)).collect());
     }
-    asked.extend(known);
+    let heard: Vec<IpAddr> = match extent {
+        Extent::Silent => state.devices().iter().flat_map(|device| &device.addresses).map(SocketAddr::ip).collect(),
+        Extent::All | Extent::Subnets => Vec::new(),
+    };
+    let mut asked = known;
     let mut report = ScanReport::default();
-    let mut near: Vec<(usize, usize, SocketAddr)> = Vec::new();
+    let mut wide: Vec<(usize, Question)> = Vec::new();
     for (number, (interface, subnet)) in subnets.into_iter().enumerate() {
         let skipped = if subnet.address.is_loopback() {
             Some("only known addresses are asked on this machine")
         } else if !is_private(subnet.address) {
             Some("this is not a private network")
+        } else if heard.iter().any(|ip| subnet.contains(*ip)) {
+            Some("devices were heard there")
+        } else if !heard.is_empty() && subnet.room() > WIDE {
+            Some("it is wide, and devices were heard elsewhere")
         } else {
             None
         };
-        if skipped.is_none() {
-            let addresses = subnet.neighbours(MAX_ADDRESSES_PER_SUBNET).into_iter().enumerate();
-            near.extend(addresses.map(|(rank, ip)| (rank, number, SocketAddr::from((ip, state.options.scan_port)))));
+        let room = subnet.room();
+        let addresses = if skipped.is_none() { subnet.neighbours(MAX_ADDRESSES_PER_SUBNET) } else { Vec::new() };
+        let to_question = |ip| (Some(number), SocketAddr::from((ip, state.options.scan_port)));
+        let is_new = |(_, address): &Question| !own.contains(&address.ip()) && asked.insert(*address);
+        let questions: Vec<Question> = addresses.into_iter().map(to_question).filter(is_new).collect();
+        report.subnets.push(SubnetReport {
+            interface,
+            network: subnet.to_string(),
+            skipped,
+            room,
+            planned: questions.len(),
+            counts: Counts::default(),
+        });
+        if room > WIDE {
+            wide.extend(questions.into_iter().enumerate());
+        } else {
+            groups.push(questions);
         }
-        let network = subnet.to_string();
-        report.subnets.push(SubnetReport { interface, network, skipped, counts: Counts::default() });
     }
-    near.sort_by_key(|(rank, number, _)| (*rank, *number));
-    for (_, number, address) in near {
-        if !own.contains(&address.ip()) && asked.insert(address) {
-            questions.push((Some(number), address));
-        }
-    }
-    (report, questions)
+    wide.sort_by_key(|(rank, (number, _))| (*rank, *number));
+    Plan { report, groups, wide: wide.into_iter().map(|(_, question)| question).collect() }
 }
 
 async fn question(state: &State, address: SocketAddr) -> Reply {

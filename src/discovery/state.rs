@@ -3,19 +3,22 @@
 use crate::discovery::announcer::Bursts;
 use crate::discovery::gate::Gate;
 use crate::discovery::links::Links;
-use crate::discovery::registry::Registry;
+use crate::discovery::registry::{Registry, SEEN_FOR};
 use crate::discovery::report::{DatagramReport, Failure, MAX_FAILURES, Report, ScanReport, Unreachable};
 use crate::discovery::{Caller, DiscoveryOptions};
 use crate::model::Device;
 use crate::model::text::clean;
 use crate::platform::shutdown::Shutdown;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use crate::protocol::Announcement;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+/// Machines with a copy of this device's home that are remembered; one is reason enough to act.
+const MAX_COPIES: usize = 8;
 /// Connect-backs at once: a hundred devices that start together are answered within a second or two.
 const MAX_CONNECT_BACKS: usize = 16;
 /// A reason is shown in one line.
@@ -28,6 +31,8 @@ pub(crate) struct Tally {
     pub(crate) mismatched: u64,
     pub(crate) failures: VecDeque<Failure>,
     pub(crate) scan: Option<ScanReport>,
+    /// Where other machines answered with this device's own certificate, and when.
+    copies: BTreeMap<SocketAddr, Instant>,
 }
 
 /// The shared state.
@@ -120,6 +125,36 @@ impl State {
 
     pub(crate) fn request_burst(&self) {
         self.bursts.request();
+    }
+
+    /// Whether what bears this device's own fingerprint, at `ip`, may be another machine with a copy of its home. A command
+    /// beside a running `serve`, and that `serve`, are this machine.
+    pub(crate) fn could_be_copy(&self, said: &Announcement, ip: IpAddr) -> bool {
+        let own = &self.options.announcement;
+        let ours = |announcement: &Announcement| announcement.lan_backup.as_ref().is_some_and(|ours| ours.transient);
+        let here = || self.links().all().iter().any(|interface| interface.subnet.address == ip);
+        said.instance() != 0
+            && said.instance() != own.instance()
+            && !ours(said)
+            && !(ours(own) && (ip.is_loopback() || here()))
+    }
+
+    /// Another machine answered with this device's own certificate.
+    pub(crate) fn note_copy(&self, address: SocketAddr) {
+        let now = self.now();
+        let mut tally = self.tally();
+        tally.copies.retain(|_, at| now.saturating_duration_since(*at) < SEEN_FOR);
+        if tally.copies.len() < MAX_COPIES || tally.copies.contains_key(&address) {
+            tally.copies.insert(address, now);
+        }
+    }
+
+    /// Where this device's own identity is used, too.
+    pub(crate) fn copies(&self) -> Vec<SocketAddr> {
+        let now = self.now();
+        let tally = self.tally();
+        let fresh = tally.copies.iter().filter(|(_, at)| now.saturating_duration_since(**at) < SEEN_FOR);
+        fresh.map(|(address, _)| *address).collect()
     }
 
     /// Notes a call that failed, newest last.

@@ -9,7 +9,8 @@ mod loss;
 use crate::discovery::report::Counts;
 use crate::discovery::state::State;
 use crate::discovery::{
-    Answer, Caller, DiscoveryHandle, DiscoveryOptions, Error, Found, Report, Route, Scheme, listener, start,
+    Answer, CallFailure, Caller, DiscoveryHandle, DiscoveryOptions, Error, Found, Report, Route, Scheme, Stage,
+    listener, start,
 };
 use crate::model::{Alias, Device, DeviceKind, Fingerprint};
 use crate::platform::random;
@@ -66,14 +67,15 @@ impl Caller for FakeCaller {
         scheme: Scheme,
         route: Route,
         body: Announcement,
-    ) -> BoxFuture<'static, Result<Answer, String>> {
+    ) -> BoxFuture<'static, Result<Answer, CallFailure>> {
         self.net.calls.lock().unwrap().push((address, scheme, route));
         let server = self.net.servers.lock().unwrap().get(&address).cloned();
         let certificate = self.certificate;
         Box::pin(async move {
-            let server = server.ok_or("connection refused")?;
+            let failure = |stage, sentence: &str| CallFailure { stage, sentence: sentence.to_owned() };
+            let server = server.ok_or(failure(Stage::Connecting, "connection refused"))?;
             if !server.ways.contains(&(scheme, route)) {
-                return Err("not found".to_owned());
+                return Err(failure(Stage::Answered, "not found"));
             }
             if let Some(state) = server.handle.and_then(|state| state.upgrade()) {
                 listener::registered(&state, &body, SocketAddr::new(LOCALHOST, 4000), Some(certificate));

@@ -3,9 +3,13 @@
 //! Everything about "near" is decided with the real netmask: who is on this link, and whom a scan asks. A guess of /24
 //! misses half of a /23 and asks strangers in a /25.
 
+use nix::ifaddrs::InterfaceAddress;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use nix::sys::socket::SockaddrStorage;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One address of one interface that is up. An interface with three addresses appears three times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,28 +31,80 @@ pub struct Subnet {
     pub prefix: u8,
 }
 
-/// Every address of every interface that is up.
+/// How an interface is, whether it has addresses or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceState {
+    /// What the system calls it.
+    pub name: String,
+    /// All its addresses.
+    pub subnets: Vec<Subnet>,
+    /// Somebody switched it on.
+    pub enabled: bool,
+    /// It has a carrier: a cable, an access point, a program behind a tunnel.
+    pub connected: bool,
+    /// It can send to groups.
+    pub multicast: bool,
+}
+
+/// Every address of every interface that is up and has a carrier.
 ///
 /// # Errors
 /// When the system does not tell.
 pub fn list() -> io::Result<Vec<Interface>> {
-    let found = if_addrs::get_if_addrs()?;
-    Ok(found.into_iter().filter(is_up).map(Interface::from).collect())
+    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let mut list = Vec::new();
+    for found in nix::ifaddrs::getifaddrs()?.filter(|found| found.flags.contains(up)) {
+        let Some(subnet) = subnet_of(&found) else { continue };
+        // One that went away since has no number any more.
+        let Ok(index) = if_nametoindex(found.interface_name.as_str()) else { continue };
+        list.push(Interface { name: found.interface_name, index, subnet });
+    }
+    Ok(list)
 }
 
-/// Up with a carrier. Unix systems have a flag for that, and `Unknown` means that it is not set; on Windows it means what
-/// it says, and tunnels say it.
-fn is_up(interface: &if_addrs::Interface) -> bool {
-    interface.is_oper_up() || (cfg!(windows) && interface.oper_status == if_addrs::IfOperStatus::Unknown)
+/// Every interface of this machine, by name, also those that are of no use now: for telling people why.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn survey() -> io::Result<Vec<InterfaceState>> {
+    let mut states: BTreeMap<String, InterfaceState> = BTreeMap::new();
+    for found in nix::ifaddrs::getifaddrs()? {
+        let has = |flag| found.flags.contains(flag);
+        let state = states.entry(found.interface_name.clone()).or_insert_with(|| InterfaceState {
+            name: found.interface_name.clone(),
+            subnets: Vec::new(),
+            enabled: has(InterfaceFlags::IFF_UP),
+            connected: has(InterfaceFlags::IFF_RUNNING),
+            multicast: has(InterfaceFlags::IFF_MULTICAST),
+        });
+        state.subnets.extend(subnet_of(&found));
+    }
+    Ok(states.into_values().collect())
 }
 
-impl From<if_addrs::Interface> for Interface {
-    fn from(found: if_addrs::Interface) -> Self {
-        let prefix = match &found.addr {
-            if_addrs::IfAddr::V4(v4) => v4.prefixlen,
-            if_addrs::IfAddr::V6(v6) => v6.prefixlen,
-        };
-        Self { index: found.index.unwrap_or(0), subnet: Subnet { address: found.addr.ip(), prefix }, name: found.name }
+/// `None` for addresses of other kinds, a hardware address say.
+fn subnet_of(found: &InterfaceAddress) -> Option<Subnet> {
+    let address = ip_of(found.address.as_ref()?)?;
+    let prefix = match found.netmask.as_ref().and_then(ip_of) {
+        Some(IpAddr::V4(mask)) => mask.to_bits().leading_ones(),
+        Some(IpAddr::V6(mask)) => mask.to_bits().leading_ones(),
+        None if address.is_ipv4() => 32,
+        None => 128,
+    };
+    Some(Subnet { address, prefix: prefix as u8 })
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// An address as a person can type it on this machine: the zone of a link-local one by its interface's name.
+pub fn in_words(address: SocketAddr, interfaces: &[Interface]) -> String {
+    let SocketAddr::V6(v6) = address else { return address.to_string() };
+    match interfaces.iter().find(|interface| v6.scope_id() != 0 && interface.index == v6.scope_id()) {
+        Some(interface) => format!("[{}%{}]:{}", v6.ip(), interface.name, v6.port()),
+        None => address.to_string(),
     }
 }
 
@@ -82,6 +138,17 @@ impl Subnet {
             .take(limit)
             .filter_map(|address| u32::try_from(address).ok().map(Ipv4Addr::from_bits))
             .collect()
+    }
+}
+
+impl Subnet {
+    /// How many other hosts an IPv4 subnet has room for; 0 for IPv6, which nobody counts.
+    pub fn room(&self) -> u64 {
+        match (self.address, self.prefix) {
+            (IpAddr::V6(_), _) | (_, 32..) => 0,
+            (_, 31) => 1,
+            (_, prefix) => (1 << (32 - u64::from(prefix))) - 3,
+        }
     }
 }
 
@@ -189,5 +256,25 @@ mod tests {
     fn this_machine_has_a_loopback_interface() {
         let loopback = list().unwrap().into_iter().find(|i| i.subnet.address.is_loopback()).unwrap();
         assert!(loopback.subnet.contains(loopback.subnet.address));
+        assert!(loopback.index != 0 && (loopback.subnet.prefix == 8 || loopback.subnet.prefix == 128));
+        let state = survey().unwrap().into_iter().find(|state| state.name == loopback.name).unwrap();
+        assert!(state.enabled && state.connected && state.subnets.contains(&loopback.subnet), "{state:?}");
+    }
+
+    #[test]
+    fn a_zone_is_shown_by_the_name_of_its_interface() {
+        let eth0 = Interface { name: "eth0".into(), index: 7, subnet: subnet("fe80::1/64") };
+        let words = |text: &str| in_words(text.parse().unwrap(), std::slice::from_ref(&eth0));
+        assert_eq!(words("[fe80::9%7]:53317"), "[fe80::9%eth0]:53317");
+        assert_eq!(words("[fe80::9%8]:53317"), "[fe80::9%8]:53317");
+        assert_eq!(words("[fd00::9]:1"), "[fd00::9]:1");
+        assert_eq!(words("10.0.0.1:1"), "10.0.0.1:1");
+    }
+
+    #[test]
+    fn the_room_of_a_network_is_what_a_scan_could_ask() {
+        for net in ["10.0.0.1/30", "10.0.0.4/24", "10.0.0.1/31", "10.0.0.1/32", "fd00::1/120", "10.0.0.1/22"] {
+            assert_eq!(subnet(net).room(), subnet(net).neighbours(usize::MAX).len() as u64, "{net}");
+        }
     }
 }

@@ -53,6 +53,10 @@ pub struct LanBackup {
     /// Listens only while one command runs.
     #[serde(default)]
     pub transient: bool,
+    /// Drawn anew whenever the program starts; 0 when it is not said. One fingerprint with two of them at once is not one
+    /// device with two addresses, but two that share an identity, because somebody copied a home.
+    #[serde(default)]
+    pub instance: u32,
 }
 
 fn default_port() -> u16 {
@@ -77,7 +81,20 @@ impl Announcement {
             protocol: default_scheme(),
             download: false,
             announce: false,
-            lan_backup: Some(LanBackup { api: crate::protocol::API_VERSION, features, transient }),
+            lan_backup: Some(LanBackup { api: crate::protocol::API_VERSION, features, transient, instance: 0 }),
         }
+    }
+
+    /// The same, said by this run of the program.
+    pub fn by_instance(mut self, instance: u32) -> Self {
+        if let Some(ours) = &mut self.lan_backup {
+            ours.instance = instance;
+        }
+        self
+    }
+
+    /// The run of the program that says this; 0 when it does not say.
+    pub fn instance(&self) -> u32 {
+        self.lan_backup.as_ref().map_or(0, |ours| ours.instance)
     }
 }

@@ -115,6 +115,7 @@ impl Shared {
     /// What this device says about itself.
     pub(crate) fn announcement(&self) -> Announcement {
         Announcement::of_this_device(self.alias.clone(), self.identity.fingerprint(), self.port, self.transient)
+            .by_instance(self.identity.instance())
     }
 
     /// What sources are told to keep to.

@@ -138,6 +138,19 @@ impl Index {
         Ok(rebuilt)
     }
 
+    /// Drops packs that were moved away.
+    pub(crate) fn remove(&self, ids: &[PackId]) -> Result<()> {
+        let (known, _) = self.ask(|open| Ok(open.packs.clone()))?;
+        let numbers: Vec<i64> = known.iter().filter(|(_, pack)| ids.contains(&pack.id)).map(|(n, _)| *n).collect();
+        if numbers.is_empty() { Ok(()) } else { self.ask(|open| forget(open, &numbers, ids)).map(|_| ()) }
+    }
+
+    /// Deletes the file and makes another from the packs.
+    pub(crate) fn build_anew(&self) -> Result<()> {
+        let mut state = self.state();
+        self.rebuild(&mut state)
+    }
+
     /// Adds packs, which must be durable.
     pub(crate) fn add(&self, packs: &[IndexedPack]) -> Result<()> {
         self.ask(|open| add(open, packs)).map(|_| ())

@@ -119,7 +119,8 @@ impl Records {
         kept
     }
 
-    fn load(&self, name: &ObjectName) -> Result<Kept> {
+    /// One record, read from the disk.
+    pub(crate) fn load(&self, name: &ObjectName) -> Result<Kept> {
         let damaged = |problem: &str| Error::damaged(name, &problem);
         let object = self.shelf.open(name)?;
         let length = object.length()?;

@@ -2,7 +2,7 @@
 
 use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
 use crate::model::{
-    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId,
+    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, PackId, Receipt, Record, RepositoryId,
     RepositoryParameters, SetName, SignedRecord, SnapshotId, SnapshotInfo,
 };
 use crate::platform::Context;
@@ -20,10 +20,12 @@ use crate::store::packs::Packs;
 use crate::store::pending::Pending;
 use crate::store::records::{All, Kept, Records};
 use crate::store::recovery::RecoveryReport;
+use crate::store::set_aside::Fate;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,9 @@ use std::thread::{self, JoinHandle};
 
 /// Receipt, seal and line ends beside the record itself, inside [`MAX_RECORD_BYTES`].
 const RECEIPT_ROOM: usize = 1024;
+
+/// Damaged packs that one commit sets aside before it gives up: it needs the lists of one snapshot.
+const MAX_SET_ASIDE: usize = 16;
 
 /// `config.json` of a repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +68,14 @@ pub struct Repository {
     pub(crate) forgotten: ForgottenMarks,
     owners: OwnerLog,
     syncer: Mutex<Option<JoinHandle<()>>>,
+    doubts: Mutex<Doubts>,
+}
+
+/// What should be looked at soon: damage was met.
+#[derive(Debug, Default)]
+struct Doubts {
+    packs: BTreeSet<PackId>,
+    worried: bool,
 }
 
 impl Repository {
@@ -90,7 +103,16 @@ impl Repository {
         report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
         let forgotten = ForgottenMarks::new(Arc::clone(&shelf));
         let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
-        Ok(Self { config, folder: folder.to_owned(), packs, records, forgotten, owners, syncer: Mutex::default() })
+        Ok(Self {
+            config,
+            folder: folder.to_owned(),
+            packs,
+            records,
+            forgotten,
+            owners,
+            syncer: Mutex::default(),
+            doubts: Mutex::default(),
+        })
     }
 
     /// Its id.
@@ -172,7 +194,23 @@ impl Repository {
     /// # Errors
     /// [`Error::NotFound`] before the first block when a chunk is not here; [`Error::Chunk`] names what is damaged.
     pub fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
-        self.packs.read_blocks(ids, each)
+        let result = self.packs.read_blocks(ids, each);
+        if let Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. }) = &result {
+            self.doubts.lock().unwrap_or_else(PoisonError::into_inner).packs.insert(*pack);
+        }
+        result
+    }
+
+    /// Packs that could not give what they should since the last time, and whether anything was set aside.
+    pub fn take_doubts(&self) -> (BTreeSet<PackId>, bool) {
+        let Doubts { packs, worried } =
+            std::mem::take(&mut *self.doubts.lock().unwrap_or_else(PoisonError::into_inner));
+        (packs, worried)
+    }
+
+    /// Something was set aside: what it has hit should be looked for soon.
+    pub(crate) fn worry(&self) {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner).worried = true;
     }
 
     /// All snapshots that can be read, by set and sequence; the forgotten ones too, marked, so that chains can be checked. What
@@ -204,7 +242,28 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Missing`] names what must be sent (again), [`Error::Stale`] the head that a record must follow.
+    ///
+    /// A list that cannot be read from its pack would keep the set from going on for ever: the pack is set aside, and what it
+    /// held is missing, and so is sent again. Snapshots that had lost something may be whole with what came.
     pub fn commit(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
+        for _ in 0..MAX_SET_ASIDE {
+            match self.try_commit(signed, from) {
+                Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. })
+                    if self.set_pack_aside(pack)? != Fate::Whole => {}
+                Err(error) => return Err(error),
+                Ok(info) => {
+                    // The snapshot is safe, whatever becomes of the marks.
+                    if let Err(error) = self.look_for_healed() {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "marks of damage cannot be looked at");
+                    }
+                    return Ok(info);
+                }
+            }
+        }
+        self.try_commit(signed, from)
+    }
+
+    fn try_commit(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
         let record = self.check_record(signed)?;
         let id = signer::snapshot_id(signed);
         // A record that cannot come next is refused before the long part; who came next meanwhile is seen after it.

@@ -153,7 +153,7 @@ pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shut
 }
 
 impl DamagedFile {
-    fn small(path: String, problem: String) -> Self {
+    pub(crate) fn small(path: String, problem: String) -> Self {
         Self { path, problem, chunks: Vec::new(), more_chunks: 0 }
     }
 }
@@ -331,13 +331,18 @@ impl Looked {
             let index = path(layout::INDEX_FILE);
             findings.notes.push(format!("`{index}` was damaged and was built anew; it is a cache, nothing is lost"));
         }
-        findings.snapshots.extend(self.lost_records(repository));
-        findings.snapshots.extend(self.hurt.iter().map(|hurt| hurt.snapshot(repository)));
+        findings.snapshots.extend(self.damaged_snapshots(repository));
         findings.checked_snapshots += self.small.good.len() as u64;
         findings.checked_packs += self.packs;
         findings.read_packs += (self.pass.whole.len() + self.pass.bad.len()) as u64;
         findings.stored_bytes += self.pass.bytes;
         findings.read_bytes += self.pass.read;
+    }
+
+    /// Every snapshot that lacks something.
+    pub(crate) fn damaged_snapshots(&self, repository: &Repository) -> Vec<DamagedSnapshot> {
+        let hurt = self.hurt.iter().map(|hurt| hurt.snapshot(repository));
+        self.lost_records(repository).into_iter().chain(hurt).collect()
     }
 
     /// Snapshots whose record is damaged, or was and lies aside.

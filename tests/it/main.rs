@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::unnecessary_debug_formatting, reason = "names in here are not UTF-8, and escaped they can be read")]
 
+mod bad_line;
 mod bit_rot;
 mod cli;
+mod crowd;
 mod disk_faults;
 mod engine;
 mod fuzzing;
+mod heal;
 mod hostile_manifest;
 mod model_based;
 mod power_cut;

@@ -25,23 +25,23 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A source, with what it remembers from one backup to the next.
-struct Source {
-    bench: Bench,
+pub(crate) struct Source {
+    pub(crate) bench: Bench,
     known: Option<(RepositoryId, SnapshotInfo)>,
 }
 
 impl Source {
-    fn new(nodes: &Nodes) -> Self {
+    pub(crate) fn new(nodes: &Nodes) -> Self {
         Self { bench: Bench::new(nodes.laptop.signing_key().clone()), known: None }
     }
 
-    fn scan(&mut self) -> Plan {
+    pub(crate) fn scan(&mut self) -> Plan {
         let cache = self.known.as_ref().map(|(repository, _)| self.bench.cache_of(*repository));
         let parent = self.known.as_ref().map(|(_, head)| head.id);
         self.bench.scan(cache.as_ref(), parent)
     }
 
-    async fn ask(&self, client: &Client, plan: &Plan) -> client::Result<SessionAnswer> {
+    pub(crate) async fn ask(&self, client: &Client, plan: &Plan) -> client::Result<SessionAnswer> {
         let header = PrepareUpload {
             api: API_VERSION,
             required_features: Vec::new(),
@@ -100,7 +100,7 @@ fn wire(client: &Client) -> u64 {
     client.traffic().sent() + client.traffic().received()
 }
 
-fn yes() -> Arc<Scripted> {
+pub(crate) fn yes() -> Arc<Scripted> {
     Arc::new(Scripted::new([Decision::Always]))
 }
 

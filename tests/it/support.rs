@@ -1,8 +1,10 @@
 //! What tests share.
 
+pub(crate) mod bad_line;
 pub(crate) mod bench;
 pub(crate) mod dice;
 pub(crate) mod edits;
+pub(crate) mod figures;
 pub(crate) mod lan;
 pub(crate) mod life;
 pub(crate) mod mutate;

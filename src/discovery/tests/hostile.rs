@@ -5,6 +5,7 @@ use crate::discovery::tests::{
 };
 use crate::discovery::{Found, Route, Scheme, listener};
 use crate::model::{Alias, DeviceKind, Fingerprint};
+use crate::platform::clock::ManualClock;
 use crate::protocol::Announcement;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -145,4 +146,63 @@ async fn a_source_that_is_not_on_the_link_is_neither_listed_nor_answered() {
     assert_eq!((node.handle.devices(), node.handle.report().datagrams.called_back), (Vec::new(), 0));
     listener::hear(&node.handle.state, &link, &bytes, SocketAddr::new(LOCALHOST, 53317));
     assert_eq!(node.handle.report().datagrams.called_back, 1, "the same from near is answered");
+}
+
+#[tokio::test]
+async fn of_two_paired_devices_with_one_name_none_is_taken_because_the_other_is_off() {
+    let (net, port) = (Arc::new(Net::default()), multicast_port());
+    let off = SocketAddr::new(LOCALHOST, 9);
+    let known = vec![(print(2), Alias::new("nas"), None), (print(9), Alias::new("nas"), Some(off))];
+    let seeker = node(&net, port, 1, |options| options.known = known);
+    let here = node(&net, port, 2, |_| {});
+    until(&seeker, "one of them is here", lists(2)).await;
+    let found = seeker.handle.find(&"nas".parse().unwrap(), PATIENCE).await;
+    let Found::Several(both) = found else { panic!("{found:?}") };
+    let shown: Vec<_> = both.iter().map(|device| (device.fingerprint.unwrap(), device.addresses.clone())).collect();
+    assert_eq!(shown, [(print(2), vec![here.address]), (print(9), vec![off])]);
+    let found = seeker.handle.find(&"0202".parse().unwrap(), PATIENCE).await;
+    assert!(matches!(found, Found::One(device) if device.fingerprint == Some(print(2))));
+}
+
+#[tokio::test]
+async fn a_copy_of_this_devices_home_is_noticed_and_a_command_beside_it_is_not() {
+    let (net, port) = (Arc::new(Net::default()), multicast_port());
+    let node = node(&net, port, 1, |options| options.announcement = options.announcement.clone().by_instance(7));
+    let announces = |said: Announcement| {
+        let said = Announcement { announce: true, ..said };
+        forger().send_to(&serde_json::to_vec(&said).unwrap(), group(port)).unwrap();
+    };
+    let command = Announcement::of_this_device(Alias::new("device1"), print(1), 3001, true).by_instance(8);
+    announces(command);
+    announces(says("device1", 1, 3002).by_instance(7));
+    announces(says("device1", 1, 3003));
+    until_report(&node, "its own word comes back", |report| report.interfaces[0].echoed > 0).await;
+    assert_eq!(node.handle.copies(), []);
+    let copy = SocketAddr::new(LOCALHOST, 3000);
+    net.put(copy, says("device1", 1, 3000).by_instance(9), Some(print(1)));
+    announces(says("device1", 1, 3000).by_instance(9));
+    until(&node, "the copy answered", |_| node.handle.copies() == [copy]).await;
+    assert_eq!((node.handle.devices(), net.calls().len()), (Vec::new(), 1), "and nobody else was called");
+    // Who says so by datagram and cannot prove it is no copy.
+    let forged = SocketAddr::new(LOCALHOST, 3004);
+    net.put(forged, says("device1", 1, 3004).by_instance(10), Some(print(66)));
+    node.handle.heard(&says("device1", 1, 3004).by_instance(10), forged, Some(print(66)));
+    assert_eq!(node.handle.copies(), [copy]);
+}
+
+#[tokio::test]
+async fn whoever_left_is_not_listed_when_a_person_looks() {
+    let net = Arc::new(Net::default());
+    let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+    let node = node(&net, multicast_port(), 1, |options| options.clock = clock.clone());
+    let (stays, leaves) = (SocketAddr::new(LOCALHOST, 3000), SocketAddr::new(LOCALHOST, 3001));
+    net.put(stays, says("stays", 8, 3000), Some(print(8)));
+    node.handle.heard(&says("stays", 8, 3000), stays, Some(print(8)));
+    node.handle.heard(&says("leaves", 9, 3001), leaves, Some(print(9)));
+    node.handle.prove().await;
+    assert_eq!((node.handle.devices().len(), net.calls().len()), (2, 0), "who answered just now is not asked again");
+    clock.advance(Duration::from_secs(11));
+    node.handle.prove().await;
+    let aliases: Vec<_> = node.handle.devices().iter().map(|device| device.alias.to_string()).collect();
+    assert_eq!(aliases, ["stays"]);
 }

@@ -7,7 +7,7 @@ use lan_backup::platform::clock::{Clock, SystemClock};
 use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::server::{self, AcceptMode, Approver, ServerEvent, ServerHandle, ServerOptions};
 use lan_backup::store::Store;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -23,6 +23,13 @@ pub(crate) struct Running {
     pub(crate) handle: ServerHandle,
     pub(crate) shutdown: Shutdown,
     _events: mpsc::Receiver<ServerEvent>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.handle.port()).into()
+    }
 }
 
 impl Nodes {
@@ -78,7 +85,11 @@ impl Nodes {
 
     /// A client of the laptop that accepts nobody but the receiver.
     pub(crate) fn client(&self, running: &Running) -> Client {
-        let address = (Ipv4Addr::LOCALHOST, running.handle.port()).into();
+        self.client_at(running.address())
+    }
+
+    /// The same by way of another address.
+    pub(crate) fn client_at(&self, address: SocketAddr) -> Client {
         Client::new(&self.laptop, vec![address], Expect::Known(self.nas.fingerprint())).unwrap()
     }
 }

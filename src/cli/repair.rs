@@ -1,0 +1,130 @@
+//! `repair`: save what is good, set aside what is not, and make the rest be asked for again.
+
+use crate::cli::ExitStatus;
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::cli::settings::Globals;
+use crate::cli::verify::{counted, tell, tell_file, tell_snapshot};
+use crate::daemon::Error;
+use crate::daemon::service::{open_store, store_to_open};
+use crate::model::text::clean;
+use crate::platform::shutdown::Shutdown;
+use crate::store::Store;
+use crate::store::repair::{RepairReport, Repaired, plan, repair};
+use crate::store::set_aside::Fate;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Save what is good of damaged files, set them aside, and ask for what is lost
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  lan-backup repair --dry-run     what is damaged, and nothing changed\n  lan-backup repair\n\nNothing is deleted: damaged files go to `quarantine` in the store. What is lost and still on its source comes back with the\nnext `lan-backup send` there, by itself.\n\nExit codes: 0 everything is there, 1 something is lost (it is named)"
+)]
+pub struct Args {
+    /// Only look
+    #[arg(long)]
+    dry_run: bool,
+    /// Where this device keeps what it receives
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+/// Repairs and tells.
+pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    if !args.dry_run {
+        let folder = store_to_open(&context, args.store.clone()).await?;
+        if Store::mend_file(&folder)? {
+            output.event("repaired", json!({ "path": "store.json", "fate": "mended" }));
+            output.line("mended: store.json: a flipped bit; nothing is lost");
+        }
+    }
+    let (store, recovery) = open_store(&context, args.store.clone()).await?;
+    recovery.to_string().lines().for_each(|line| output.say(line));
+    let folder = store.folder().display().to_string();
+    let progress = Arc::new(Progress::new(output.clone()));
+    let monitor = progress.clone();
+    if args.dry_run {
+        let looking = tokio::task::spawn_blocking(move || plan(&store, &*monitor, &shutdown));
+        let findings = looking.await.map_err(|_| Error::Stopped)?;
+        progress.finish();
+        let findings = findings?;
+        tell(&findings, &folder, &output);
+        return Ok(if findings.is_clean() { ExitStatus::Done } else { ExitStatus::Failed });
+    }
+    let repairing = tokio::task::spawn_blocking(move || repair(&store, &*monitor, &shutdown));
+    let report = repairing.await.map_err(|_| Error::Stopped)?;
+    progress.finish();
+    let report = report?;
+    show(&report, &folder, &output);
+    Ok(if report.is_whole() { ExitStatus::Done } else { ExitStatus::Failed })
+}
+
+fn show(report: &RepairReport, folder: &str, output: &Output) {
+    for repaired in &report.repaired {
+        show_one(repaired, output);
+    }
+    for file in &report.left {
+        tell_file(file, output);
+    }
+    for snapshot in &report.damaged {
+        tell_snapshot(snapshot, output);
+    }
+    for mark in &report.healed {
+        output.event("healed", json!({ "snapshot": mark.snapshot, "set": mark.set, "sequence": mark.sequence }));
+        let set = mark.set.as_ref().map(|set| format!(" of set `{set}`")).unwrap_or_default();
+        output.line(&format!(
+            "healed: snapshot {} (number {}{set}) is whole again",
+            mark.snapshot.short(),
+            mark.sequence
+        ));
+    }
+    output.event(
+        "finished",
+        json!({
+            "whole": report.is_whole(), "repaired": report.repaired.len(), "left": report.left.len(),
+            "damagedSnapshots": report.damaged.len(), "healedSnapshots": report.healed.len(),
+        }),
+    );
+    let dealt = counted(report.repaired.len(), "damaged file dealt with", "damaged files dealt with");
+    if report.is_whole() {
+        output.line(&format!("{folder} is whole: {dealt}, nothing is lost; the index was built anew"));
+        return;
+    }
+    let hit = counted(report.damaged.len(), "snapshot lacks something", "snapshots lack something");
+    output.line(&format!("\n{dealt} in {folder}; {hit}"));
+    if !report.left.is_empty() {
+        output
+            .talk("hint: what could not be repaired is named above; a copy of that file from another disk would help");
+    }
+    if !report.damaged.is_empty() {
+        output.talk(
+            "hint: run `lan-backup send` on the source now: what it still has is sent again by itself; all files that are not \
+             named can be restored",
+        );
+    }
+}
+
+fn show_one(repaired: &Repaired, output: &Output) {
+    let path = &repaired.path;
+    let (fate, to, saved, lost) = match &repaired.fate {
+        Fate::Whole => ("whole", None, 0, 0),
+        Fate::Mended => ("mended", None, 0, 0),
+        Fate::SetAside { to, saved_chunks, lost_chunks } => ("set-aside", Some(to), *saved_chunks, *lost_chunks),
+    };
+    output.event(
+        "repaired",
+        json!({
+            "path": path, "problem": repaired.problem, "fate": fate, "to": to, "savedChunks": saved, "lostChunks": lost,
+        }),
+    );
+    let problem = clean(&repaired.problem);
+    output.line(&match &repaired.fate {
+        Fate::Whole => format!("whole: {path}: read again, it is right"),
+        Fate::Mended => format!("mended: {path}: {problem}; nothing is lost"),
+        Fate::SetAside { to, saved_chunks, lost_chunks } => {
+            format!("set aside: {path}: {problem}; {saved_chunks} chunks saved, {lost_chunks} lost; it lies in {to}")
+        }
+    });
+}

@@ -1,0 +1,81 @@
+//! Keeps the marks in step with what is there: writes those of snapshots that lack something, and sees when they are healed.
+
+use crate::store::error::Result;
+use crate::store::layout::{self, FORMAT};
+use crate::store::marks::{self, Mark};
+use crate::store::repository::Repository;
+use crate::store::verify::reach::Reach;
+use crate::store::verify::{DamagedSnapshot, Looked};
+use std::collections::{BTreeMap, HashSet};
+
+/// What became of the marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Losses {
+    /// Snapshots that lack something now.
+    pub(crate) damaged: Vec<DamagedSnapshot>,
+    /// Snapshots that lacked something and are whole again.
+    pub(crate) healed: Vec<Mark>,
+}
+
+impl Repository {
+    /// Marks what a look has found to be hit, and tells what is whole again.
+    pub(crate) fn mark_losses(&self, looked: &Looked) -> Result<Losses> {
+        let shelf = &*self.packs.shelf;
+        let now = self.packs.clock.now();
+        let damaged = looked.damaged_snapshots(self);
+        let known: BTreeMap<_, Mark> = marks::load(shelf)?.into_iter().map(|mark| (mark.snapshot, mark)).collect();
+        for hit in &damaged {
+            let before = known.get(&hit.snapshot).filter(|mark| mark.healed_at.is_none());
+            let mark = Mark {
+                format: FORMAT,
+                snapshot: hit.snapshot,
+                set: hit.set.clone(),
+                sequence: hit.sequence,
+                found_at: before.map_or(now, |mark| mark.found_at),
+                record_lost: hit.record_lost,
+                manifest_hit: hit.manifest_hit,
+                lost_chunks: hit.lost_chunks,
+                files: hit.files.clone(),
+                more_files: hit.more_files,
+                witnesses: hit.witnesses.clone(),
+                healed_at: None,
+            };
+            if known.get(&hit.snapshot) != Some(&mark) {
+                marks::save(shelf, &mark)?;
+            }
+        }
+        let hit: HashSet<_> = damaged.iter().map(|hit| hit.snapshot).collect();
+        let mut healed = Vec::new();
+        for mark in known.values().filter(|mark| mark.healed_at.is_none() && !hit.contains(&mark.snapshot)) {
+            if looked.small.forgotten.contains(&mark.snapshot) {
+                // Let go by a rule: whole or not, nobody asks any more.
+                shelf.delete(&layout::mark(&mark.snapshot))?;
+                continue;
+            }
+            marks::heal(shelf, mark, now)?;
+            healed.push(mark.clone());
+        }
+        marks::forget_healed(shelf, &known.into_values().collect::<Vec<_>>(), now)?;
+        Ok(Losses { damaged, healed })
+    }
+
+    /// Looks whether what came has made marked snapshots whole. Cheap while it has not: of each, the first lost chunks are asked
+    /// for first.
+    pub(crate) fn look_for_healed(&self) -> Result<Vec<Mark>> {
+        let shelf = &*self.packs.shelf;
+        let mut healed = Vec::new();
+        for mark in marks::load(shelf)?.into_iter().filter(|mark| mark.healed_at.is_none()) {
+            if !self.packs.missing(&mark.witnesses)?.is_empty() {
+                continue;
+            }
+            let Some(kept) = self.records.all()?.find(&mark.snapshot).cloned() else { continue };
+            let nothing_gone = HashSet::new();
+            if Reach::new(&self.packs, &nothing_gone).look(&kept.record)?.is_empty() {
+                marks::heal(shelf, &mark, self.packs.clock.now())?;
+                tracing::info!(snapshot = %mark.snapshot, "a snapshot that had lost something is whole again");
+                healed.push(mark);
+            }
+        }
+        Ok(healed)
+    }
+}

@@ -1,0 +1,109 @@
+//! Repair: saves what is good, sets aside what is not, and says what is lost, so that the next backup brings back what it can.
+//!
+//! It reads every byte first. Then damaged packs and records go aside (`set_aside`), the index is built anew, and everything is
+//! looked at once more: snapshots that lack something are marked, and `missing` asks for what they lack. Nothing is hidden and
+//! nothing is deleted. Run again, it finds nothing more to do.
+
+use crate::model::text::clean;
+use crate::monitor::{Monitor, Phase};
+use crate::platform::shutdown::Shutdown;
+use crate::store::Store;
+use crate::store::error::Result;
+use crate::store::layout::{self, ObjectName, REPOSITORIES};
+use crate::store::marks::Mark;
+use crate::store::repository::Repository;
+use crate::store::set_aside::Fate;
+use crate::store::verify::{self, DamagedFile, DamagedSnapshot, Findings, Share, VerifyOptions};
+
+/// One file that was dealt with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// Where it lay in the store.
+    pub path: String,
+    /// What was wrong with it.
+    pub problem: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What a repair has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    /// Files that were mended or set aside.
+    pub repaired: Vec<Repaired>,
+    /// Damage that could not be dealt with.
+    pub left: Vec<DamagedFile>,
+    /// Snapshots that lack something still.
+    pub damaged: Vec<DamagedSnapshot>,
+    /// Snapshots that had lost something and are whole again.
+    pub healed: Vec<Mark>,
+}
+
+impl RepairReport {
+    /// Everything that was ever acknowledged is there.
+    pub fn is_whole(&self) -> bool {
+        self.left.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// What a repair would do.
+///
+/// # Errors
+/// What kept it from looking.
+pub fn plan(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<Findings> {
+    verify::verify(store, VerifyOptions { data: Share::All }, monitor, shutdown)
+}
+
+/// Repairs a store.
+///
+/// # Errors
+/// What stopped it; run again, it goes on.
+pub fn repair(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<RepairReport> {
+    let mut report = RepairReport::default();
+    for (path, problem) in store.mend_unusable()? {
+        report.repaired.push(Repaired { path, problem, fate: Fate::Mended });
+    }
+    let unusable = store.unusable().into_values();
+    report.left.extend(unusable.map(|unusable| DamagedFile::small(unusable.path, unusable.problem)));
+    for repository in store.repositories() {
+        one(&repository, &mut report, monitor, shutdown)?;
+    }
+    Ok(report)
+}
+
+/// Repairs one repository.
+fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<()> {
+    let path = |name: &str| format!("{REPOSITORIES}/{}/{name}", repository.id());
+    monitor.phase(Phase::Verify);
+    let looked = verify::look(repository, VerifyOptions { data: Share::All }, monitor, shutdown)?;
+    for bad in &looked.pass.bad {
+        let fate = repository.set_pack_aside(bad.id)?;
+        let (path, problem) = (path(layout::pack(&bad.id).as_str()), clean(&bad.problems.join("; ")));
+        report.repaired.push(Repaired { path, problem, fate });
+    }
+    for (name, error) in &looked.small.bad {
+        if error.is_damage() {
+            let fate = repository.set_record_aside(name)?;
+            report.repaired.push(Repaired { path: path(name.as_str()), problem: error.to_string(), fate });
+        }
+    }
+    for small in &looked.small.problems {
+        let Some(name) = ObjectName::parse(&small.name).filter(|name| !name.as_str().starts_with("records/")) else {
+            continue;
+        };
+        if repository.mend_small(&name)? {
+            let (path, problem) = (path(&small.name), small.problem.clone());
+            report.repaired.push(Repaired { path, problem, fate: Fate::Mended });
+        }
+    }
+    repository.packs.index.build_anew()?;
+    monitor.phase(Phase::Finish);
+    let after = verify::look(repository, VerifyOptions { data: Share::None }, monitor, shutdown)?;
+    let mut findings = Findings::default();
+    after.tell(repository, &mut findings);
+    report.left.extend(findings.files);
+    let losses = repository.mark_losses(&after)?;
+    report.damaged.extend(losses.damaged);
+    report.healed.extend(losses.healed);
+    Ok(())
+}
