@@ -131,11 +131,6 @@ impl Program {
         self.lines.state.lock().unwrap().0.iter().any(|line| line["event"] == name)
     }
 
-    /// Names the process.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What it said on stderr so far.
     pub(crate) fn talk(&self) -> String {
         self.stderr.lock().unwrap().clone()
