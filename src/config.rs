@@ -6,7 +6,7 @@
 pub mod dirs;
 pub mod retention;
 
-use crate::model::Alias;
+use crate::model::{Alias, InboxKeep};
 use crate::platform::durable::{self, Access};
 use crate::platform::fs;
 use serde::Deserialize;
@@ -26,8 +26,13 @@ const TEMPLATE: &str = "\
 # bind = \"192.168.1.7\"      # only this address; all of them otherwise
 # store = \"/srv/backups\"    # where received backups are kept
 # accept = \"ask\"            # ask, paired or never: who is let in without a question
+# localsend = \"ask\"         # ask, accept or off: who may send files from a LocalSend app
+# localsend_keep = \"backup\" # backup, save or both: into the store, into the inbox folder, or both
+# localsend_pin_file = \"/etc/lan-backup/localsend-pin\"   # a file with the PIN that such apps must type
+# inbox = \"/srv/inbox\"      # where plain files go
 # quota_gib = 500           # the most that each device may store here
 # reserve_gib = 1           # what always stays free on the disk
+# scrub_mib = 8             # MiB a second that `serve` reads of what it keeps, to find bit rot early; 0 for never
 
 # What is kept of the backups here (`lan-backup retention` shows what a rule would do); without this, everything, for ever.
 # [retention]
@@ -73,6 +78,18 @@ pub enum Accept {
     Never,
 }
 
+/// Who may send files from a LocalSend app; the words of the settings file and of `--localsend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LocalSend {
+    /// Whom a person says yes to.
+    Ask,
+    /// Everybody, or everybody who knows the PIN.
+    Accept,
+    /// Nobody.
+    Off,
+}
+
 /// What the file says; what it does not say is for the caller to decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,10 +104,20 @@ pub struct Settings {
     pub store: Option<PathBuf>,
     /// Who is let in without a question.
     pub accept: Option<Accept>,
+    /// Who may send files from a LocalSend app.
+    pub localsend: Option<LocalSend>,
+    /// What becomes of them.
+    pub localsend_keep: Option<InboxKeep>,
+    /// A file with the PIN that such apps must type.
+    pub localsend_pin_file: Option<PathBuf>,
+    /// Where plain files go.
+    pub inbox: Option<PathBuf>,
     /// The most that each device may store here, in GiB.
     pub quota_gib: Option<u64>,
     /// What always stays free on the disk, in GiB.
     pub reserve_gib: Option<u64>,
+    /// How fast `serve` reads again what it keeps, in MiB a second; 0 for never.
+    pub scrub_mib: Option<u64>,
     /// What is kept of the backups here.
     #[serde(default)]
     pub retention: Retention,

@@ -17,11 +17,16 @@
 //! | [`verifier`] | what both sides check in the handshake |
 //! | [`rotation`] | a new certificate for the same device |
 //! | [`trust`] | the remembered fingerprints with their rights |
+//! | [`phones`] | LocalSend devices that may send files without a question |
 //! | [`pairing`] | the PIN exchange, pure |
 
 pub mod certificate;
 pub mod pairing;
+<<<<<<< HEAD
 pub mod rotation;
+=======
+pub mod phones;
+>>>>>>> main
 pub mod trust;
 pub mod verifier;
 
@@ -41,6 +46,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use phones::{Phone, PhoneBook};
 pub use trust::{Trust, TrustStore};
 pub use verifier::WrongFingerprint;
 

@@ -5,7 +5,7 @@
 //!
 //! | file | words |
 //! |---|---|
-//! | [`digest`] | [`ChunkId`], [`PackId`], [`SnapshotId`], [`StoredHash`] |
+//! | [`digest`] | [`ChunkId`], [`PackId`], [`SnapshotId`], [`StoredHash`], [`ContentHash`] |
 //! | [`names`] | [`SetName`], [`RepositoryId`], [`SessionId`], [`IdempotencyKey`] |
 //! | [`rel_path`] | [`Name`], [`RelPath`] |
 //! | [`device`] | [`Fingerprint`], [`ShortCode`], [`Alias`], [`Device`] |
@@ -17,6 +17,7 @@
 //! | [`repository`] | [`RepositoryParameters`] |
 //! | [`owner`] | [`OwnerEvent`]: whose a repository is |
 //! | [`pin`] | [`Pin`] |
+//! | [`inbox`], [`portable`] | what becomes of phones' files, and what they are called |
 //! | [`text`] | cleaning of strangers' text before it reaches a terminal or a log |
 //! | [`limits`] | the numbers both ends must agree on |
 
@@ -26,11 +27,13 @@ pub mod device;
 pub mod digest;
 pub mod entry;
 pub mod file_time;
+pub mod inbox;
 pub mod keep;
 pub mod limits;
 pub mod names;
 pub mod owner;
 pub mod pin;
+pub mod portable;
 pub mod rel_path;
 pub mod repository;
 pub mod rights;
@@ -40,9 +43,10 @@ pub mod text;
 pub use block::{Block, BlockHeader, ChunkRef, Codec};
 pub use content::{Content, Extent, Stream};
 pub use device::{Alias, Device, DeviceKind, Fingerprint, ShortCode};
-pub use digest::{ChunkId, PackId, SnapshotId, StoredHash};
+pub use digest::{ChunkId, ContentHash, PackId, SnapshotId, StoredHash};
 pub use entry::{Entry, EntryKind, Metadata, Owner};
 pub use file_time::FileTime;
+pub use inbox::InboxKeep;
 pub use keep::{Keep, Within};
 pub use names::{IdempotencyKey, RepositoryId, SessionId, SetName};
 pub use owner::OwnerEvent;

@@ -7,12 +7,14 @@
 //! | [`pairing`] | `pair/request`, `pair/start`, `pair/confirm` |
 //! | [`session`] | `prepare-upload`, `prepare-download`, `sessions`, `missing`, `finish` |
 //! | [`listing`] | `snapshots` |
+//! | [`localsend`] | LocalSend's file transfer |
 //! | [`error_code`] | the body of every answer that is not a success |
 //! | [`paths`] | the routes |
 
 pub mod announce;
 pub mod error_code;
 pub mod listing;
+pub mod localsend;
 pub mod pairing;
 pub mod paths;
 pub mod rotation;

@@ -17,12 +17,14 @@
 //! | [`sessions`] [`opening`] [`waiting`] [`cancel`] | sessions: rules, questions, long polls, their end |
 //! | [`prepare_upload`] [`manifest`] [`room`] [`missing`] [`upload`] [`finish`] | a backup, in the order of its calls |
 //! | [`listing`] [`prepare_download`] [`chunks`] | a restore |
+//! | [`localsend`] | files from stock LocalSend apps |
 //! | [`info`] | who is here |
 //! | [`rotated`] [`impostors`] | who was known by another certificate, and who only has a known name |
 
 pub mod approval;
 pub mod desk;
 pub mod events;
+pub mod localsend;
 pub mod sessions;
 
 mod allowance;
@@ -70,13 +72,15 @@ use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 pub use approval::{ApprovalRequest, Approver, Decision, Question, Scripted};
 pub use desk::{Desk, OpenQuestion};
 pub use events::{PinShown, ServerEvent};
+pub use localsend::pin::LocalSendPin;
+pub use localsend::{LocalSendMode, LocalSendOptions};
 pub use sessions::{Expected, SessionKind, SessionSummary};
 
 /// What went wrong with the server itself; what goes wrong with a request is the caller's to hear.
@@ -152,6 +156,14 @@ pub struct ServerOptions {
     pub quota: Option<u64>,
     /// Bytes that stay free on the disk.
     pub reserve_bytes: u64,
+    /// Files from LocalSend apps.
+    pub localsend: LocalSendOptions,
+}
+
+/// Deletes what a process that died has left half-written in the inbox folder.
+pub fn sweep_inbox(folder: &Path, clock: &dyn Clock) {
+    let now = crate::model::FileTime::new(clock.now().as_second(), 0);
+    localsend::saver::sweep(folder, now);
 }
 
 /// Serves on `listener` until `shutdown`. Returns at once; the handle tells when it is over.
@@ -188,6 +200,7 @@ fn serve(listener: TcpListener, options: ServerOptions, shutdown: Shutdown, pace
                 Err(error) => tracing::error!(%error, "the server ended with an error"),
             }
             shared.connections.kill_all();
+            localsend::receive::close(&shared).await;
             ended.stop();
         }
     });
@@ -208,6 +221,7 @@ async fn sweep(shared: Arc<Shared>, ended: Shutdown) {
         for session in expired {
             shared.events.send(ServerEvent::SessionEnded(session.summary()));
         }
+        localsend::receive::expire(&shared);
         windows::advance(&shared);
         end_the_unpaired(&shared);
     }
@@ -264,6 +278,9 @@ impl ServerHandle {
 
     /// What is under way, oldest first.
     pub fn sessions(&self) -> Vec<SessionSummary> {
-        self.shared.sessions().summaries()
+        let mut all = self.shared.sessions().summaries();
+        all.extend(self.shared.localsend.sessions().summaries());
+        all.sort_by_key(|summary| summary.number);
+        all
     }
 }

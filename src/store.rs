@@ -20,7 +20,7 @@
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
-//! | [`marks`], [`scrub`], [`health`] | what is known about damage, and when what was read last |
+//! | [`marks`], [`scrub`], [`scrubber`], [`health`] | what is known about damage, and when what was read last |
 
 mod durable_folders;
 pub mod error;
@@ -47,6 +47,7 @@ pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod scrub;
+pub mod scrubber;
 mod sealed;
 pub mod set_aside;
 pub mod shelf;

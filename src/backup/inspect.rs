@@ -105,5 +105,6 @@ pub fn metadata(source: &Path, found: &fs::Metadata, names: &mut OwnerNames, mon
         mode: (!found.is_symlink()).then(|| attributes::permissions(found)),
         owner: Some(names.owner(found)),
         xattrs,
+        sha256: None,
     }
 }

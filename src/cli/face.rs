@@ -4,7 +4,7 @@ use crate::cli::output::Output;
 use crate::cli::size;
 use crate::client::{self, PinSource};
 use crate::daemon::locate::Chooser;
-use crate::model::{Device, Fingerprint, Pin, ShortCode};
+use crate::model::{Device, Fingerprint, InboxKeep, Pin, ShortCode};
 use crate::platform::fs;
 use crate::protocol::pairing::PairState;
 use crate::server::{Decision, Question};
@@ -157,6 +157,22 @@ pub fn describe(question: &Question) -> String {
             let wish = if *adopt { " and to continue it in its place" } else { "" };
             format!("{alias} ({code}) wants to read the backup of {of}{wish}.")
         }
+        Question::LocalSend { alias, code, address, verified, files, bytes, names, keep, .. } => {
+            let who = if *verified { "unverified name, known certificate" } else { "UNVERIFIED: it could be anybody" };
+            let from = address.ip().to_canonical();
+            let what = match keep {
+                InboxKeep::Backup => "A yes backs them up.",
+                InboxKeep::Save => "A yes saves them in the inbox folder.",
+                InboxKeep::Both => "A yes backs them up and saves them in the inbox folder.",
+            };
+            let more = if *files > names.len() as u64 { ", …" } else { "" };
+            format!(
+                "{alias} ({code}, at {from}; {who}) wants to send {} files, {}, with LocalSend:\n{}{more}\n{what}",
+                size::count(*files),
+                size::bytes(*bytes),
+                names.join(", "),
+            )
+        }
     }
 }
 
@@ -169,6 +185,18 @@ pub fn choices(question: &Question) -> Vec<(&'static str, Decision)> {
             ("accept once", Decision::Once),
             ("decline", Decision::Decline),
         ],
+        Question::LocalSend { verified, .. } => {
+            let mut choices = vec![("accept once", Decision::Once)];
+            if *verified {
+                choices.push(("accept always from this certificate", Decision::Always));
+            }
+            choices.extend([
+                ("accept, back up only", Decision::Backup),
+                ("accept, save as plain files only", Decision::Save),
+                ("decline", Decision::Decline),
+            ]);
+            choices
+        }
         Question::RestoreOthers { of: _, .. } => vec![
             ("allow once", Decision::Once),
             ("allow always", Decision::Always),

@@ -34,6 +34,10 @@ enum Word {
     Always,
     /// Yes, and the asking device takes the place of the other one
     Replaces,
+    /// Yes, this time: back up files of a LocalSend app, and no more
+    Backup,
+    /// Yes, this time: save files of a LocalSend app in the inbox, and no more
+    Save,
     /// No
     Decline,
 }
@@ -44,6 +48,8 @@ impl Word {
             Self::Once => Decision::Once,
             Self::Accept | Self::Always => Decision::Always,
             Self::Replaces => Decision::Replaces,
+            Self::Backup => Decision::Backup,
+            Self::Save => Decision::Save,
             Self::Decline => Decision::Decline,
         }
     }
@@ -72,7 +78,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     if questions.is_empty() {
         output.say("nothing waits for an answer");
     } else {
-        output.say("answer with: lan-backup pending NUMBER always|once|replaces|decline");
+        output.say("answer with: lan-backup pending NUMBER always|once|replaces|backup|save|decline");
     }
     Ok(ExitStatus::Done)
 }

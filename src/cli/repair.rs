@@ -7,8 +7,10 @@ use crate::cli::settings::Globals;
 use crate::cli::verify::{counted, tell, tell_file, tell_snapshot};
 use crate::daemon::Error;
 use crate::daemon::service::{open_store, store_to_open};
+use crate::model::Alias;
 use crate::model::text::clean;
 use crate::platform::shutdown::Shutdown;
+use crate::store::Mark;
 use crate::store::Store;
 use crate::store::repair::{RepairReport, Repaired, plan, repair};
 use crate::store::set_aside::Fate;
@@ -72,13 +74,7 @@ fn show(report: &RepairReport, folder: &str, output: &Output) {
         tell_snapshot(snapshot, output);
     }
     for mark in &report.healed {
-        output.event("healed", json!({ "snapshot": mark.snapshot, "set": mark.set, "sequence": mark.sequence }));
-        let set = mark.set.as_ref().map(|set| format!(" of set `{set}`")).unwrap_or_default();
-        output.line(&format!(
-            "healed: snapshot {} (number {}{set}) is whole again",
-            mark.snapshot.short(),
-            mark.sequence
-        ));
+        show_healed(mark, None, output);
     }
     output.event(
         "finished",
@@ -106,7 +102,20 @@ fn show(report: &RepairReport, folder: &str, output: &Output) {
     }
 }
 
-fn show_one(repaired: &Repaired, output: &Output) {
+/// Shows a snapshot that is whole again.
+pub fn show_healed(mark: &Mark, alias: Option<&Alias>, output: &Output) {
+    output.event(
+        "healed",
+        json!({ "snapshot": mark.snapshot, "set": mark.set, "sequence": mark.sequence, "alias": alias }),
+    );
+    let set = mark.set.as_ref().map(|set| format!(" of set `{set}`")).unwrap_or_default();
+    let alias = alias.map(|alias| format!(" of {alias}")).unwrap_or_default();
+    let (id, sequence) = (mark.snapshot.short(), mark.sequence);
+    output.line(&format!("healed: snapshot {id} (number {sequence}{set}{alias}) is whole again"));
+}
+
+/// Shows what became of a damaged file.
+pub fn show_one(repaired: &Repaired, output: &Output) {
     let path = &repaired.path;
     let (fate, to, saved, lost) = match &repaired.fate {
         Fate::Whole => ("whole", None, 0, 0),

@@ -8,13 +8,17 @@ use crate::cli::progress::TICK;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
-use crate::config::Accept;
-use crate::daemon::service::{ServeOptions, Service};
+use crate::cli::{repair, verify};
+use crate::config::{Accept, LocalSend};
+use crate::daemon::service::{InboxOptions, ServeOptions, Service};
 use crate::daemon::{Context, Error};
 use crate::discovery::DiscoveryHandle;
+use crate::model::InboxKeep;
 use crate::platform::interfaces;
 use crate::platform::shutdown::Shutdown;
 use crate::server::{Decision, Desk, PinShown, ServerEvent, SessionKind, SessionSummary};
+use crate::store::repair::Repaired;
+use crate::store::scrubber::News;
 use clap::ValueEnum;
 use dialoguer::Select;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// Be found by other devices, keep their backups, and give them back
 #[derive(Debug, clap::Args)]
@@ -41,6 +46,29 @@ pub struct Args {
     /// Who is let in without a question: nobody (ask), whoever types the PIN (paired), or nobody new at all (never)
     #[arg(long, value_enum)]
     accept: Option<AcceptArg>,
+    /// Who may send files from a LocalSend app: whom you say yes to (ask), everybody (accept), or nobody (off)
+    #[arg(long, value_enum)]
+    localsend: Option<LocalSendArg>,
+    /// What becomes of such files: backup (a snapshot of the phone's own), save (plain files in the inbox), or both
+    #[arg(long, value_name = "WHAT")]
+    localsend_keep: Option<InboxKeep>,
+    /// A file with the PIN that LocalSend apps must type; not the PIN of pairing
+    #[arg(long, value_name = "FILE")]
+    localsend_pin_file: Option<PathBuf>,
+    /// Save such files here as plain files, too
+    #[arg(long, value_name = "DIR")]
+    inbox: Option<PathBuf>,
+}
+
+/// Who may send files from a LocalSend app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LocalSendArg {
+    /// Ask about each transfer, until you say always
+    Ask,
+    /// Take files from everybody, or everybody who knows the PIN
+    Accept,
+    /// Take none
+    Off,
 }
 
 /// Who is let in without a question.
@@ -62,7 +90,15 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         AcceptArg::Paired => Accept::Paired,
         AcceptArg::Never => Accept::Never,
     });
-    let mut service = Service::start(&context, ServeOptions { store: args.store, port: args.port, accept }).await?;
+    let mode = args.localsend.map(|mode| match mode {
+        LocalSendArg::Ask => LocalSend::Ask,
+        LocalSendArg::Accept => LocalSend::Accept,
+        LocalSendArg::Off => LocalSend::Off,
+    });
+    let localsend =
+        InboxOptions { mode, keep: args.localsend_keep, pin_file: args.localsend_pin_file, inbox: args.inbox };
+    let options = ServeOptions { store: args.store, port: args.port, accept, localsend };
+    let mut service = Service::start(&context, options).await?;
     greet(&context, &service, &output);
     let events = service.neighbourhood.take_events();
     let asking = if output.is_interactive() {
@@ -70,6 +106,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     } else {
         tokio::spawn(tell(service.desk.clone(), output.clone()))
     };
+    let scrub = service.take_scrub_news().map(|news| tokio::spawn(tell_damage(news, output.clone())));
     let copies = tokio::spawn(watch_for_copies(service.neighbourhood.discovery().clone(), output.clone()));
     let mut watch = Watch { output: output.clone(), bars: HashMap::new() };
     if let Some(mut events) = events {
@@ -85,9 +122,24 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     }
     asking.abort();
     copies.abort();
+    scrub.iter().for_each(tokio::task::JoinHandle::abort);
     service.stop().await;
     output.event("stopped", json!({}));
     Ok(ExitStatus::Done)
+}
+
+/// Shows what the scrub finds.
+async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
+    while let Some(news) = news.recv().await {
+        match news {
+            News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
+            News::Damaged(snapshot) => {
+                verify::tell_snapshot(&snapshot, &output);
+                output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
+            }
+            News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
+        }
+    }
 }
 
 fn greet(context: &Context, service: &Service, output: &Output) {
@@ -159,7 +211,7 @@ async fn tell(desk: Arc<Desk>, output: Output) {
         last = open.id;
         output.event("question", json!(open));
         output.line(&format!(
-            "{}\nanswer with: lan-backup pending {} always|once|replaces|decline",
+            "{}\nanswer with: lan-backup pending {} always|once|replaces|backup|save|decline",
             describe(&open.question),
             open.id
         ));
@@ -247,7 +299,38 @@ impl Watch {
                     output.say(&format!("{}: restore ended, {} sent", session.alias, size::bytes(session.bytes)));
                 }
             }
-            ServerEvent::Heard { .. } => {}
+            ServerEvent::Message { alias, fingerprint, text } => {
+                output.event("message", json!({ "alias": alias, "fingerprint": fingerprint, "text": text }));
+                output.say(&format!("message from {alias} ({}): {text}", fingerprint.short_code()));
+            }
+            ServerEvent::Saved { session, folder, files, bytes, known, renamed } => {
+                output.event(
+                    "saved",
+                    json!({
+                        "folder": folder.display().to_string(), "files": files, "bytes": bytes, "known": known,
+                        "renamed": renamed, "session": session,
+                    }),
+                );
+                let renamed = match renamed {
+                    0 => String::new(),
+                    count => format!("; {} under another name, because theirs was taken", size::count(count)),
+                };
+                output.say(&format!(
+                    "{}: {} new files ({}) are in {}{renamed}",
+                    session.alias,
+                    size::count(files),
+                    size::bytes(bytes),
+                    folder.display(),
+                ));
+            }
+            ServerEvent::NotKept { session } => {
+                output.event("not-kept", json!({ "session": session }));
+                output.talk(&format!(
+                    "{}: files that came could not be kept; the log says why. Send them again from that device",
+                    session.alias
+                ));
+            }
+            ServerEvent::Heard { .. } | ServerEvent::CancelHeard { .. } => {}
         }
     }
 
@@ -279,6 +362,12 @@ fn describe_session(session: &SessionSummary) -> String {
         (SessionKind::Backup, Some(set)) => format!("{} backs up `{set}`", session.alias),
         (SessionKind::Backup, None) => format!("{} backs up", session.alias),
         (SessionKind::Restore, _) => format!("{} restores", session.alias),
+        (SessionKind::Inbox, _) => format!(
+            "{} sends {} files ({})",
+            session.alias,
+            size::count(session.expected.files),
+            size::bytes(session.expected.bytes)
+        ),
     }
 }
 

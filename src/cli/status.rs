@@ -9,7 +9,7 @@ use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::signer;
-use crate::store::RecoveryReport;
+use crate::store::{Mark, RecoveryReport, Repository};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -89,7 +89,9 @@ async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Res
     output.line(&format!("\nkept in {}, {} free", folder.display(), size::bytes(free)));
     report(&recovery, output);
     let mut lines = Vec::new();
+    let mut healthy = recovery.is_harmless();
     for repository in store.repositories() {
+        healthy &= health(&repository, output)?;
         let (alias, stored) = (repository.alias(), repository.stored_bytes()?);
         let mut snapshots = repository.snapshots()?;
         snapshots.retain(|snapshot| snapshot.forgotten.is_none());
@@ -120,7 +122,69 @@ async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Res
         }
     }
     output.table(&lines);
-    Ok(recovery.is_harmless())
+    Ok(healthy)
+}
+
+/// What is known of damage, and when everything was read last. Returns whether nothing is lost.
+fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
+    let health = repository.health()?;
+    let alias = repository.alias();
+    output.row(&json!({
+        "kind": "health", "alias": alias, "damaged": health.damaged, "healed": health.healed,
+        "packsSetAside": health.packs_set_aside, "filesSetAside": health.files_set_aside, "packs": health.packs,
+        "packsNeverRead": health.packs_never_read, "oldestRead": health.oldest_read, "lookedAt": health.looked_at,
+    }));
+    for mark in &health.damaged {
+        output.line(&format!("  DAMAGED: {}: {}", alias, described(mark)));
+    }
+    if !health.damaged.is_empty() {
+        output.line(
+            "    `lan-backup send` on the source brings back what it still has; `lan-backup verify` names every file",
+        );
+    }
+    for mark in &health.healed {
+        let at = mark.healed_at.map(local_time).unwrap_or_default();
+        output.line(&format!("  healed {at}: {alias}: snapshot {}, everything is there again", mark.snapshot.short()));
+    }
+    let aside = health.packs_set_aside + health.files_set_aside;
+    if aside > 0 {
+        let plural = if aside == 1 { "damaged file lies" } else { "damaged files lie" };
+        output.line(&format!("  {alias}: {aside} {plural} in `quarantine`"));
+    }
+    match (health.oldest_read, health.packs_never_read) {
+        (Some(at), _) => {
+            output.line(&format!("  {alias}: every byte was read and found right since {}", local_time(at)))
+        }
+        (None, 0) => {}
+        (None, left) => {
+            let (read, all) = (size::count(health.packs - left), size::count(health.packs));
+            output.line(&format!(
+                "  {alias}: {read} of {all} packs read again since they came (`serve` reads them in time)"
+            ));
+        }
+    }
+    Ok(health.damaged.is_empty())
+}
+
+/// A mark in one line.
+pub fn described(mark: &Mark) -> String {
+    let set = mark.set.as_ref().map(|set| format!(" of `{set}`")).unwrap_or_default();
+    let name = format!("snapshot {} (number {}{set})", mark.snapshot.short(), mark.sequence);
+    let since = local_time(mark.found_at);
+    if mark.record_lost {
+        return format!("{name} is lost: its record was damaged (found {since})");
+    }
+    let files = match mark.file_count() {
+        0 => "has lost parts of its lists".to_owned(),
+        1 => format!("has lost content of {}", mark.files.first().map_or("a file", String::as_str)),
+        files => format!(
+            "has lost content of {} files, {} among them",
+            size::count(files),
+            mark.files.first().map_or("?", String::as_str)
+        ),
+    };
+    let list = if mark.manifest_hit { "; its list of files is hit, too" } else { "" };
+    format!("{name} {files}{list} (found {since})")
 }
 
 fn report(recovery: &RecoveryReport, output: &Output) {

@@ -11,7 +11,7 @@ use crate::codec::Compression;
 use crate::config::{Accept, Home};
 use crate::daemon::locate::{Chooser, Located, locate};
 use crate::daemon::send::{SendOptions, Sent, send};
-use crate::daemon::service::{ServeOptions, Service};
+use crate::daemon::service::{InboxOptions, ServeOptions, Service};
 use crate::daemon::{Context, Error, retrieve};
 use crate::model::{Device, Fingerprint, Pin, ShortCode};
 use crate::monitor::{Counter, Monitor, Phase};
@@ -92,7 +92,8 @@ impl Story<'_> {
         let is_sample = tree.starts_with(self.scratch);
 
         let began = Instant::now();
-        let options = ServeOptions { store: None, port: Some(0), accept: Some(Accept::Paired) };
+        let options =
+            ServeOptions { store: None, port: Some(0), accept: Some(Accept::Paired), localsend: InboxOptions::off() };
         let mut service = Service::start(&nas, options).await?;
         let port = service.neighbourhood.server().port();
         self.step(1, "serve", &format!("nas serves on 127.0.0.1:{port}, with an identity made just now"), began);

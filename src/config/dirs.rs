@@ -60,6 +60,16 @@ impl Home {
         self.config.join("trust.json")
     }
 
+    /// The LocalSend devices that are not asked about.
+    pub fn phones(&self) -> PathBuf {
+        self.config.join("phones.json")
+    }
+
+    /// Plain files from LocalSend apps, unless the settings say otherwise.
+    pub fn inbox(&self) -> PathBuf {
+        self.data.join("inbox")
+    }
+
     /// Received backups, unless the settings say otherwise.
     pub fn store(&self) -> PathBuf {
         self.data.join("store")

@@ -1,17 +1,23 @@
 //! Server and discovery under one shutdown: the long-lived kind behind `serve`, and the short-lived kind that a command opens
 //! so that others can answer it.
 
-use crate::config::Accept;
+use crate::config::{Accept, LocalSend};
 use crate::daemon::control::{self, ControlSocket};
+use crate::daemon::scrub::{self, Scrub, ScrubOptions};
 use crate::daemon::{Context, Error, Result};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
+use crate::identity::PhoneBook;
+use crate::model::InboxKeep;
 use crate::model::limits::DEFAULT_PORT;
 use crate::platform;
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
-use crate::server::{self, AcceptMode, Desk, ServerEvent, ServerHandle, ServerOptions};
+use crate::server::{
+    self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
+};
+use crate::store::scrubber::News;
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -37,12 +43,21 @@ pub struct NeighbourhoodOptions {
     pub desk: Arc<Desk>,
     /// It lasts only while one command runs.
     pub transient: bool,
+    /// Files from LocalSend apps.
+    pub localsend: LocalSendOptions,
 }
 
 impl NeighbourhoodOptions {
     /// For one command: be found, find, and let nobody in.
     pub fn transient() -> Self {
-        Self { store: None, port: Some(0), accept: AcceptMode::Never, desk: Arc::new(Desk::new()), transient: true }
+        Self {
+            store: None,
+            port: Some(0),
+            accept: AcceptMode::Never,
+            desk: Arc::new(Desk::new()),
+            transient: true,
+            localsend: LocalSendOptions::default(),
+        }
     }
 }
 
@@ -82,6 +97,7 @@ impl Neighbourhood {
                 state_folder: context.home.state(),
                 quota: context.settings.quota_gib.map(gib),
                 reserve_bytes: gib(context.settings.reserve_gib.unwrap_or(DEFAULT_RESERVE_GIB)),
+                localsend: options.localsend,
             },
             shutdown.clone(),
         )
@@ -168,6 +184,51 @@ pub struct ServeOptions {
     pub port: Option<u16>,
     /// Who is let in.
     pub accept: Option<Accept>,
+    /// Files from LocalSend apps.
+    pub localsend: InboxOptions,
+}
+
+/// What `serve` is told about LocalSend apps; what it is not told stands in the settings.
+#[derive(Debug, Default)]
+pub struct InboxOptions {
+    /// Who may send.
+    pub mode: Option<LocalSend>,
+    /// What becomes of the files.
+    pub keep: Option<InboxKeep>,
+    /// A file with the PIN.
+    pub pin_file: Option<PathBuf>,
+    /// Where plain files go; naming it means that they are saved, too.
+    pub inbox: Option<PathBuf>,
+}
+
+impl InboxOptions {
+    /// The door is shut.
+    pub fn off() -> Self {
+        Self { mode: Some(LocalSend::Off), ..Self::default() }
+    }
+
+    /// Together with the settings.
+    fn resolve(self, context: &Context) -> Result<LocalSendOptions> {
+        let settings = &context.settings;
+        let mode = match self.mode.or(settings.localsend).unwrap_or(LocalSend::Ask) {
+            LocalSend::Ask => LocalSendMode::Ask,
+            LocalSend::Accept => LocalSendMode::Accept,
+            LocalSend::Off => LocalSendMode::Off,
+        };
+        let usual = if self.inbox.is_some() || settings.inbox.is_some() { InboxKeep::Both } else { InboxKeep::Backup };
+        let keep = self.keep.or(settings.localsend_keep).unwrap_or(usual);
+        let pin_file = self.pin_file.or_else(|| settings.localsend_pin_file.clone());
+        let pin = pin_file.map(|path| LocalSendPin::read(&path)).transpose().map_err(|problem| {
+            Error::usage(problem, "write a PIN of its own, never the one of pairing, into the first line of that file")
+        })?;
+        let inbox = self.inbox.or_else(|| settings.inbox.clone()).unwrap_or_else(|| context.home.inbox());
+        if mode != LocalSendMode::Off && keep.saves() {
+            platform::fs::create_dir_all(&inbox)?;
+            server::sweep_inbox(&inbox, &*context.clock);
+        }
+        let phones = Some(PhoneBook::new(context.home.phones()));
+        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), phones })
+    }
 }
 
 /// Where the store of this device lies for a command: the one that was named, else that of a running `serve`, else the usual one.
@@ -212,6 +273,7 @@ pub struct Service {
     pub recovery: RecoveryReport,
     /// Where questions lie.
     pub desk: Arc<Desk>,
+    scrub: Scrub,
     control: ControlSocket,
     _only: Lock,
 }
@@ -236,6 +298,7 @@ impl Service {
             Accept::Paired => AcceptMode::Paired,
             Accept::Never => AcceptMode::Never,
         };
+        let localsend = options.localsend.resolve(context)?;
         let desk = Arc::new(Desk::new());
         let neighbourhood = Neighbourhood::open(
             context,
@@ -245,6 +308,7 @@ impl Service {
                 accept,
                 desk: desk.clone(),
                 transient: false,
+                localsend,
             },
         )
         .await?;
@@ -256,13 +320,26 @@ impl Service {
             desk: desk.clone(),
         };
         let control = ControlSocket::open(&context.home, answers)?;
-        Ok(Self { neighbourhood, store, recovery, desk, control, _only: only })
+        let server = neighbourhood.server().clone();
+        let scrub = Scrub::start(ScrubOptions {
+            store: store.clone(),
+            clock: context.clock.clone(),
+            rate: context.settings.scrub_mib.unwrap_or(scrub::DEFAULT_MIB) << 20,
+            delay: scrub::START_DELAY,
+            busy: Box::new(move || server.sessions().iter().any(|session| !session.waiting)),
+        });
+        Ok(Self { neighbourhood, store, recovery, desk, scrub, control, _only: only })
+    }
+
+    /// What the scrub finds, once.
+    pub fn take_scrub_news(&mut self) -> Option<mpsc::Receiver<News>> {
+        self.scrub.take_news()
     }
 
     /// Ends everything: no new calls, those under way get a few seconds.
     pub async fn stop(self) {
         self.control.close();
-        self.neighbourhood.close().await;
+        tokio::join!(self.neighbourhood.close(), self.scrub.stop());
     }
 }
 

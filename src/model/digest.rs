@@ -112,6 +112,11 @@ digest!(
     StoredHash,
     "stored hash"
 );
+digest!(
+    /// SHA-256 of a file's content, as LocalSend apps give it.
+    ContentHash,
+    "content hash"
+);
 
 #[cfg(test)]
 mod tests {

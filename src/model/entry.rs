@@ -1,6 +1,6 @@
 //! One file, folder or link of a snapshot: a line of the manifest.
 
-use crate::model::{Content, Extent, FileTime, ParseError, RelPath, Stream};
+use crate::model::{Content, ContentHash, Extent, FileTime, ParseError, RelPath, Stream};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,8 @@ pub struct Metadata {
     pub owner: Option<Owner>,
     /// Extended attributes, name to value (ACLs are among them).
     pub xattrs: BTreeMap<String, Vec<u8>>,
+    /// SHA-256 of a file's content, where a LocalSend app gave it and it was right; so that it need not be sent again.
+    pub sha256: Option<ContentHash>,
 }
 
 /// The owner of an entry, by number and, where the source knew them, by name.
@@ -126,6 +128,8 @@ struct Line {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     xattrs: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    sha256: Option<ContentHash>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     content: Option<Vec<Extent>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     content_list: Option<Stream>,
@@ -190,14 +194,14 @@ impl TryFrom<Line> for Entry {
         };
         let xattrs = line.xattrs.into_iter().map(decode).collect::<Result<_, _>>()?;
         let mode = line.mode.map(|mode| mode & 0o7777);
-        Ok(Self { path, kind, metadata: Metadata { mtime: line.mtime, mode, owner, xattrs } })
+        Ok(Self { path, kind, metadata: Metadata { mtime: line.mtime, mode, owner, xattrs, sha256: line.sha256 } })
     }
 }
 
 impl From<Entry> for Line {
     fn from(entry: Entry) -> Self {
         let (path, path_bytes) = text_or_bytes(entry.path.as_bytes().to_vec());
-        let Metadata { mtime, mode, owner, xattrs } = entry.metadata;
+        let Metadata { mtime, mode, owner, xattrs, sha256 } = entry.metadata;
         let (uid, gid, user, group) = match owner {
             Some(owner) => (Some(owner.uid), Some(owner.gid), owner.user, owner.group),
             None => (None, None, None, None),
@@ -218,6 +222,7 @@ impl From<Entry> for Line {
             target_bytes: None,
             link_group: None,
             xattrs,
+            sha256,
             content: None,
             content_list: None,
         };
@@ -280,6 +285,7 @@ mod tests {
                 mode: mode.map(|m| u32::from(m) & 0o7777),
                 owner,
                 xattrs: [("user.x".to_owned(), value)].into(),
+                sha256: mode.map(|m| ContentHash::from_bytes([m as u8; 32])),
             };
             let entry = Entry { path, kind, metadata };
             let line = serde_json::to_string(&entry).unwrap();

@@ -150,6 +150,11 @@ impl RootDir {
         Ok(())
     }
 
+    /// Makes the names in this folder survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
     /// Makes everything written to this file system so far survive a power cut.
     pub fn sync_file_system(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0)?)

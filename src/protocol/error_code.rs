@@ -14,6 +14,8 @@ pub enum ErrorCode {
     UnknownFeature,
     /// 401: the caller's certificate is not that of a paired device (or there was none).
     NotPaired,
+    /// 401: LocalSend's PIN is missing or wrong.
+    WrongPin,
     /// 403: a person said no, or nobody answered in time.
     Declined,
     /// 403: paired, but without the right for this.
@@ -56,6 +58,7 @@ impl ErrorCode {
             Self::BadRequest => "bad-request",
             Self::UnknownFeature => "unknown-feature",
             Self::NotPaired => "not-paired",
+            Self::WrongPin => "wrong-pin",
             Self::Declined => "declined",
             Self::NotAllowed => "not-allowed",
             Self::BrowserRefused => "browser-refused",

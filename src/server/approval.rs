@@ -4,7 +4,7 @@
 //! a test. A request that is dropped unanswered is declined. A question whose cause went away (the device left, the window was
 //! opened another way) is withdrawn, and answering it then changes nothing.
 
-use crate::model::{Alias, Changes, Fingerprint, RepositoryId, Rights, SetName, ShortCode, Totals};
+use crate::model::{Alias, Changes, Fingerprint, InboxKeep, RepositoryId, Rights, SetName, ShortCode, Totals};
 use crate::protocol::pairing::Purpose;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -12,6 +12,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;
+
+impl Decision {
+    /// Whether it holds for the next time, too.
+    pub fn is_lasting(self) -> bool {
+        matches!(self, Self::Always | Self::Replaces)
+    }
+}
 
 /// Gets questions answered.
 pub trait Approver: Send + Sync + fmt::Debug {
@@ -75,6 +82,28 @@ pub enum Question {
         /// The asking device says that it takes the other one's place.
         adopt: bool,
     },
+    /// May this LocalSend app send files?
+    #[serde(rename = "localsend")]
+    LocalSend {
+        /// What it calls itself.
+        alias: Alias,
+        /// The short code of its certificate; of what it claims, when it is not verified.
+        code: ShortCode,
+        /// Its certificate, or what stands for it.
+        fingerprint: Fingerprint,
+        /// Where it called from.
+        address: SocketAddr,
+        /// It showed a certificate and proved that it is its own. Nobody has vouched for it.
+        verified: bool,
+        /// How many files.
+        files: u64,
+        /// How many bytes.
+        bytes: u64,
+        /// The first few names, cleaned.
+        names: Vec<String>,
+        /// What a plain yes does with them.
+        keep: InboxKeep,
+    },
 }
 
 impl Question {
@@ -83,7 +112,8 @@ impl Question {
         match self {
             Self::Pair { fingerprint, .. }
             | Self::Backup { fingerprint, .. }
-            | Self::RestoreOthers { fingerprint, .. } => *fingerprint,
+            | Self::RestoreOthers { fingerprint, .. }
+            | Self::LocalSend { fingerprint, .. } => *fingerprint,
         }
     }
 }
@@ -98,6 +128,10 @@ pub enum Decision {
     Always,
     /// Yes, and the asking device takes the place of the one whose backup it is. To any other question the same as `Always`.
     Replaces,
+    /// Yes, this time, and the files of a LocalSend app are backed up only. To any other question the same as `Once`.
+    Backup,
+    /// Yes, this time, and the files of a LocalSend app become plain files only. To any other question the same as `Once`.
+    Save,
     /// No.
     Decline,
 }

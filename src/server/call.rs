@@ -6,10 +6,12 @@ use crate::protocol::paths::SESSION_HEADER;
 use crate::server::api_error::ApiError;
 use crate::server::connection::Connection;
 use axum::body::Body;
+use axum::extract::Query;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Request, StatusCode, header};
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// A request and its sender.
 #[derive(Debug)]
@@ -62,6 +64,12 @@ impl Call {
         let Some(value) = query.split('&').find_map(|pair| pair.strip_prefix("wait=")) else { return Ok(0) };
         let seconds: u64 = value.parse().map_err(|_| ApiError::bad_request("`wait` is not a number of seconds"))?;
         Ok(u8::try_from(seconds).unwrap_or(u8::MAX))
+    }
+
+    /// The parameters of the query, decoded. They hold PINs and tokens: never to be shown or logged.
+    pub(crate) fn query(&self) -> Result<HashMap<String, String>, ApiError> {
+        let query = Query::<HashMap<String, String>>::try_from_uri(&self.parts.uri);
+        Ok(query.map_err(|_| ApiError::bad_request("the query cannot be read"))?.0)
     }
 
     /// How long the body says it is.

@@ -1,6 +1,7 @@
 //! Holds `protocol.md` to the code: its table of routes is the router's, its codes are all there are, its examples can be read.
 
 use crate::model::SignedRecord;
+use crate::protocol::localsend::{FilesWanted, PrepareFiles};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::rotation::{MAX_FORMER, Rotated, RotatedAnswer};
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
@@ -135,6 +136,8 @@ fn every_example_can_be_read() {
     reads::<SessionAnswer>(r#"{"session":"#);
     reads::<PrepareUpload>(r#"{"api":1,"requiredFeatures""#);
     reads::<PrepareDownload>(r#"{"of":"laptop""#);
+    reads::<PrepareFiles>(r#"{"info":{"alias":"Pixel""#);
+    reads::<FilesWanted>(r#"{"sessionId":"#);
     reads::<SignedRecord>(r#"{"record":"#);
     reads::<Uploaded>(r#"{"chunks":3}"#);
     reads::<Finished>(r#"{"snapshot":"#);

@@ -7,6 +7,7 @@ use crate::model::{Alias, Fingerprint, Pin, Rights, SetName, ShortCode, Snapshot
 use crate::protocol::Announcement;
 use crate::server::sessions::SessionSummary;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 /// A PIN that a person must read now, and for whom. `Debug` hides the PIN.
@@ -96,6 +97,44 @@ pub enum ServerEvent {
         set: SetName,
         /// Which snapshot.
         snapshot: SnapshotId,
+    },
+    /// A LocalSend app sent a text and no file.
+    Message {
+        /// What it calls itself.
+        alias: Alias,
+        /// Its certificate, or what stands for it.
+        fingerprint: Fingerprint,
+        /// The text, cleaned and cut.
+        text: String,
+    },
+    /// Files of a LocalSend app lie in the inbox folder.
+    Saved {
+        /// The session that brought them.
+        session: SessionSummary,
+        /// Where.
+        folder: PathBuf,
+        /// New files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Were there already.
+        known: u64,
+        /// Got another name, because theirs was taken by another file.
+        renamed: u64,
+    },
+    /// Files of a LocalSend app came whole and could not be made durable; the app was told, and the log says why.
+    NotKept {
+        /// The session that brought them.
+        session: SessionSummary,
+    },
+    /// Somebody cancelled a session that is none of this server's: perhaps the receiver of what this device sends.
+    CancelHeard {
+        /// The session's name, as that device knows it.
+        session: String,
+        /// Where the call came from.
+        from: SocketAddr,
+        /// Who called, as the handshake proved it.
+        certificate: Option<Fingerprint>,
     },
     /// A session is over: finished, cancelled, declined, expired or unpaired.
     SessionEnded(SessionSummary),

@@ -49,6 +49,22 @@ pub(crate) const ONCE_LIMIT: Duration = Duration::from_mins(10);
 pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
 /// Replies of the pairing exchange are sent this long after the whole request came, whatever became of it.
 pub(crate) const PAIRING_REPLY_DELAY: Duration = Duration::from_millis(300);
+/// LocalSend sessions of one sender: an app has one, and one more while the last files of the other run.
+pub(crate) const LOCALSEND_SESSIONS_PER_SENDER: usize = 4;
+/// LocalSend sessions in all: a household's phones at once. Each holds up to 50,000 names.
+pub(crate) const LOCALSEND_SESSIONS: usize = 16;
+/// Files of one LocalSend session under way at once: apps send two, some four.
+pub(crate) const LOCALSEND_PARALLEL: usize = 8;
+/// Files received from LocalSend apps at once: apart from the transfers of paired devices, so that they never wait for these.
+pub(crate) const LOCALSEND_TRANSFERS: usize = 16;
+/// Lists of files read from LocalSend apps at once, each up to 16 MiB in memory.
+pub(crate) const LOCALSEND_READING: usize = 4;
+/// LocalSend senders that wait while another one's question is open; beyond, apps hear "busy".
+pub(crate) const LOCALSEND_WAITING: usize = 8;
+/// After a no, the same sender hears it again for this long without anybody being asked.
+pub(crate) const LOCALSEND_DECLINED: Duration = Duration::from_mins(1);
+/// While a LocalSend session runs, what came is made a snapshot this often: what a crash can cost.
+pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
 /// How often expired sessions and windows are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What live requests get to finish in when the server stops.

@@ -6,6 +6,7 @@ mod callers;
 mod dribblers;
 mod guesses;
 mod limits;
+mod localsend;
 mod middle;
 mod pairing;
 mod restore;
@@ -29,7 +30,7 @@ use crate::platform::shutdown::Shutdown;
 use crate::protocol::session::{PrepareUpload, SessionAnswer};
 use crate::protocol::{API_VERSION, ErrorBody, ErrorCode, paths};
 use crate::server::limits::Pace;
-use crate::server::{AcceptMode, Approver, Desk, ServerEvent, ServerHandle, ServerOptions, serve};
+use crate::server::{AcceptMode, Approver, Desk, LocalSendOptions, ServerEvent, ServerHandle, ServerOptions, serve};
 use crate::store::Store;
 use axum::body::Body;
 use bytes::Bytes;
@@ -69,6 +70,7 @@ struct Setup {
     reserve_bytes: u64,
     pace: Pace,
     clock: Arc<dyn Clock>,
+    localsend: LocalSendOptions,
 }
 
 impl Default for Setup {
@@ -81,6 +83,7 @@ impl Default for Setup {
             reserve_bytes: 0,
             pace: Pace::STANDARD,
             clock: Arc::new(SystemClock),
+            localsend: LocalSendOptions::default(),
         }
     }
 }
@@ -145,6 +148,7 @@ impl Live {
             state_folder: folder.path().join("state"),
             quota: setup.quota,
             reserve_bytes: setup.reserve_bytes,
+            localsend: setup.localsend,
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let handle = serve(listener, options, shutdown.clone(), setup.pace).unwrap();

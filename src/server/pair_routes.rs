@@ -158,7 +158,9 @@ async fn trust(
         address: None,
     };
     match (set, by) {
-        (Some(set), OpenedBy::Answer(Decision::Once)) => shared.accept_once(fingerprint, set),
+        (Some(set), OpenedBy::Answer(Decision::Once | Decision::Backup | Decision::Save)) => {
+            shared.accept_once(fingerprint, set);
+        }
         // Whoever lets a device in by hand means what it came for; with `--accept never` nothing else could settle it.
         (Some(set), OpenedBy::Answer(_) | OpenedBy::Command) => {
             trust.sets.insert(set);

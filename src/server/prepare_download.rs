@@ -100,7 +100,7 @@ fn question(
         blocking(move || {
             let fingerprint = trust.fingerprint;
             match decision {
-                Decision::Once | Decision::Decline => {}
+                Decision::Once | Decision::Backup | Decision::Save | Decision::Decline => {}
                 Decision::Always => {
                     let grant = |trust: &mut Trust| {
                         trust.restore_from.insert(id);

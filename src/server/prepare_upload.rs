@@ -8,7 +8,7 @@ use crate::model::RepositoryId;
 use crate::protocol::session::PrepareUpload;
 use crate::server::AcceptMode;
 use crate::server::api_error::ApiError;
-use crate::server::approval::{Decision, Question};
+use crate::server::approval::Question;
 use crate::server::body::{Paced, feed};
 use crate::server::call::Call;
 use crate::server::limits::MAX_PREPARE_BODY_BYTES;
@@ -112,7 +112,7 @@ fn question(shared: &Arc<Shared>, trust: &Trust, header: &PrepareUpload, session
     };
     let (yes_shared, trust, set, wanted) = (shared.clone(), trust.clone(), header.set.clone(), header.repository);
     ask(shared, session, question, move |decision| async move {
-        if decision != Decision::Once {
+        if decision.is_lasting() {
             let (store, fingerprint) = (yes_shared.trust.clone(), trust.fingerprint);
             let remember = move || {
                 store.update(&fingerprint, |trust| {

@@ -9,7 +9,11 @@ use crate::server::call::Call;
 use crate::server::connection::Connection;
 use crate::server::state::Shared;
 use crate::server::{
+<<<<<<< HEAD
     cancel, chunks, finish, info, listing, missing, pair_routes, prepare_download, prepare_upload, rotated, upload,
+=======
+    cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_download, prepare_upload, upload,
+>>>>>>> main
     waiting,
 };
 use axum::Router;
@@ -58,19 +62,19 @@ pub(crate) struct Route {
 }
 
 macro_rules! route {
-    ($verb:ident $path:ident, $need:expr, $module:ident::$function:ident) => {
-        route!($verb $path, false, $need, $module::$function)
+    ($verb:ident $path:ident, $need:expr, $($handler:ident)::+) => {
+        route!($verb $path, false, $need, $($handler)::+)
     };
-    ($verb:ident $path:ident / id, $need:expr, $module:ident::$function:ident) => {
-        route!($verb $path, true, $need, $module::$function)
+    ($verb:ident $path:ident / id, $need:expr, $($handler:ident)::+) => {
+        route!($verb $path, true, $need, $($handler)::+)
     };
-    ($verb:ident $path:ident, $with_id:literal, $need:expr, $module:ident::$function:ident) => {
+    ($verb:ident $path:ident, $with_id:literal, $need:expr, $($handler:ident)::+) => {
         Route {
             verb: Verb::$verb,
             path: paths::$path,
             with_id: $with_id,
             need: $need,
-            handler: |shared, call| Box::pin($module::$function(shared, call)),
+            handler: |shared, call| Box::pin($($handler)::+(shared, call)),
         }
     };
 }
@@ -82,6 +86,9 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(Get LOCALSEND_INFO_V1, Need::Nobody, info::info),
     route!(Post REGISTER, Need::Nobody, info::register),
     route!(Post LOCALSEND_REGISTER, Need::Nobody, info::register_localsend),
+    route!(Post LOCALSEND_PREPARE_UPLOAD, Need::Nobody, localsend::prepare::prepare_upload),
+    route!(Post LOCALSEND_UPLOAD, Need::Nobody, localsend::receive::upload),
+    route!(Post LOCALSEND_CANCEL, Need::Nobody, localsend::receive::cancel),
     route!(Post PAIR_REQUEST, Need::Certificate, pair_routes::request),
     route!(Post PAIR_START, Need::Certificate, pair_routes::start),
     route!(Post PAIR_CONFIRM, Need::Certificate, pair_routes::confirm),

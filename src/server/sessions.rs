@@ -23,6 +23,8 @@ pub enum SessionKind {
     Backup,
     /// From this device.
     Restore,
+    /// To this device, from a LocalSend app.
+    Inbox,
 }
 
 /// How far a session is.

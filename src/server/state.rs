@@ -18,6 +18,7 @@ use crate::server::connections::Connections;
 use crate::server::events::{Events, ServerEvent};
 use crate::server::impostors::Impostors;
 use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
+use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
 use crate::server::sessions::{Session, Sessions, Use};
 use crate::store::{Repository, Store};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) quota: Option<u64>,
     pub(crate) reserve_bytes: u64,
     pub(crate) pace: Pace,
+    pub(crate) localsend: Door,
     pub(crate) allowance: Allowance,
     pub(crate) connections: Connections,
     impostors: Impostors,
@@ -88,6 +90,7 @@ impl Shared {
             quota: options.quota,
             reserve_bytes: options.reserve_bytes,
             pace,
+            localsend: Door::new(options.localsend),
             allowance: Allowance::new(&options.state_folder),
             connections: Connections::default(),
             impostors: Impostors::default(),

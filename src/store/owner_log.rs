@@ -58,6 +58,8 @@ struct State {
     /// Hash of the last entry's text.
     last: Option<String>,
     foreign: bool,
+    /// The first event names as signer the key that it is itself signed by: the receiver signs the records here.
+    by_receiver: bool,
 }
 
 impl OwnerLog {
@@ -91,6 +93,11 @@ impl OwnerLog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).foreign
     }
 
+    /// The records here are signed by the device that keeps them, for one that cannot sign: a phone.
+    pub(crate) fn is_signed_by_receiver(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).by_receiver
+    }
+
     /// Adds an event. The caller holds the commit lock.
     pub(crate) fn append(&self, event: OwnerEvent) -> Result<()> {
         self.refresh()?;
@@ -105,6 +112,7 @@ impl OwnerLog {
         let envelope = Envelope { entry: text, key: self.key.public(), signature };
         let json = serde_json::to_string(&envelope).map_err(|error| Error::Refused(error.to_string()))?;
         self.shelf.put(&layout::owner(number), seal(&json).as_bytes())?;
+        state.by_receiver |= number == 1 && entry.event.signer() == self.key.public();
         state.events.push(entry.event);
         state.last = Some(last);
         Ok(())
@@ -145,6 +153,7 @@ impl OwnerLog {
         }
         check(&state.events, &entry.event).map_err(damaged)?;
         state.foreign |= envelope.key != self.key.public();
+        state.by_receiver |= number == 1 && entry.event.signer() == envelope.key;
         state.last = Some(hash(&envelope.entry));
         state.events.push(entry.event);
         Ok(())

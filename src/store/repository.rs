@@ -146,6 +146,11 @@ impl Repository {
         owner_log::alias(&self.owners.events()).unwrap_or_else(|| Alias::new(""))
     }
 
+    /// The records here are signed by the device that keeps them, for one that cannot sign: a LocalSend app.
+    pub fn is_signed_by_receiver(&self) -> bool {
+        self.owners.is_signed_by_receiver()
+    }
+
     /// Whether a person may mean it by this text: an alias of an owner (whatever the case), former ones too, or the beginning of an
     /// owner's fingerprint or of its own id (at least four digits).
     pub fn answers_to(&self, text: &str) -> bool {

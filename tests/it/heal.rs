@@ -5,11 +5,13 @@ use crate::store_support::{Made, OWNER, assert_whole, back_up, files, new_reposi
 use crate::support::bench::{Bench, head, restore};
 use crate::support::scratch::scratch;
 use crate::support::tree::assert_same;
+use jiff::Timestamp;
 use lan_backup::monitor::Counter;
 use lan_backup::monitor::Silent;
 use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::restore::Conflict;
 use lan_backup::store::repair::{RepairReport, repair};
+use lan_backup::store::scrubber::{News, Scrubber};
 use lan_backup::store::set_aside::Fate;
 use lan_backup::store::verify::Share;
 use lan_backup::store::{Error, LocalVault, Store};
@@ -223,4 +225,76 @@ fn nothing_is_moved_before_what_is_good_of_it_is_kept() {
     made.put(&repository);
     repository.sync().unwrap();
     assert_whole(&repository, &made);
+}
+
+/// Steps until there is nothing to do; bytes read, and what was found.
+fn scrub_all(scrubber: &mut Scrubber, now: Timestamp) -> (u64, Vec<News>) {
+    let (mut read, mut news) = (0, Vec::new());
+    loop {
+        let step = scrubber.step(now, &Shutdown::new()).unwrap();
+        read += step.read;
+        news.extend(step.news);
+        if step.rest_until.is_some() {
+            assert!(step.rest_until > Some(now));
+            return (read, news);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scrub_reads_every_pack_once_a_period_finds_what_has_rotted_and_the_healing_begins() {
+    let folder = scratch();
+    let (mut bench, _) = two_snapshots(folder.path()).await;
+    let (store, _) = open(folder.path());
+    let repository = store.repositories().pop().unwrap();
+    let day = |n: i64| Timestamp::from_second(1_800_000_000 + n * 86_400).unwrap();
+    let mut scrubber = Scrubber::new(store.clone());
+    let (read, news) = scrub_all(&mut scrubber, day(0));
+    let whole = repository.stored_bytes().unwrap();
+    assert!(read > whole * 9 / 10 && read <= whole && news.is_empty(), "{read} of {whole}: {news:?}");
+    let health = repository.health().unwrap();
+    assert_eq!((health.packs_never_read, health.oldest_read, health.looked_at), (0, Some(day(0)), Some(day(0))));
+    // Each day everything but content is looked at; that content rots meanwhile is found when its time has come.
+    let bad = below(folder.path(), "packs").into_iter().max_by_key(|path| length(path)).unwrap();
+    flip(&bad, length(&bad) * 4);
+    let mut scrubber = Scrubber::new(store.clone());
+    assert_eq!(scrub_all(&mut scrubber, day(29)), (0, vec![]));
+    assert_eq!(repository.health().unwrap().looked_at, Some(day(29)));
+    let (read, news) = scrub_all(&mut scrubber, day(31));
+    assert!(read > whole * 9 / 10, "{read}");
+    let [News::File { path, fate: Fate::SetAside { .. }, .. }, News::Damaged(first), News::Damaged(second)] = &news[..]
+    else {
+        panic!("{news:#?}")
+    };
+    assert!(bad.ends_with(path) && first.files == second.files && first.sequence == 1, "{news:#?}");
+    assert_eq!(repository.health().unwrap().damaged.len(), 2);
+    assert_eq!(scrub_all(&mut scrubber, day(32)).1, [], "what was told is not told again");
+    bench.back_up(&vault(&store)).await.unwrap();
+    let health = repository.health().unwrap();
+    assert_eq!((health.damaged.len(), health.healed.len()), (0, 2));
+    assert!(restored(&store, &bench).await.is_empty() && look(&store, Share::All).is_clean());
+    // The stop is heard in the middle of a pack.
+    let stopped = Shutdown::new();
+    stopped.stop();
+    assert!(matches!(scrubber.step(day(90), &stopped), Err(Error::Stopped)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_a_restore_meets_is_looked_into_at_once() {
+    let folder = scratch();
+    let (mut bench, _) = two_snapshots(folder.path()).await;
+    let (store, _) = open(folder.path());
+    let repository = store.repositories().pop().unwrap();
+    let day = |n: i64| Timestamp::from_second(1_800_000_000 + n * 86_400).unwrap();
+    let mut scrubber = Scrubber::new(store.clone());
+    scrub_all(&mut scrubber, day(0));
+    let bad = below(folder.path(), "packs").into_iter().max_by_key(|path| length(path)).unwrap();
+    flip(&bad, length(&bad) * 4);
+    // Until it is repaired, a damaged block is lost whole.
+    assert!(!restored(&store, &bench).await.is_empty());
+    let (_, news) = scrub_all(&mut scrubber, day(0));
+    assert!(matches!(&news[..], [News::File { .. }, News::Damaged(_), News::Damaged(_)]), "{news:#?}");
+    assert_eq!(repository.health().unwrap().packs_set_aside, 1);
+    bench.back_up(&vault(&store)).await.unwrap();
+    assert!(restored(&store, &bench).await.is_empty());
 }

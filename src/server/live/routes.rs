@@ -48,8 +48,15 @@ async fn every_route_asks_for_what_it_needs_and_lets_through_who_has_it() {
                 None if answer.status.is_success() => {}
                 // Let through, and refused by the handler for its empty body or unknown id.
                 None => assert!(
-                    [ErrorCode::BadRequest, ErrorCode::SessionGone, ErrorCode::NotFound, ErrorCode::PairingFailed]
-                        .contains(&answer.code()),
+                    [
+                        ErrorCode::BadRequest,
+                        ErrorCode::SessionGone,
+                        ErrorCode::NotFound,
+                        ErrorCode::PairingFailed,
+                        // The LocalSend door is shut here.
+                        ErrorCode::Declined,
+                    ]
+                    .contains(&answer.code()),
                     "{context}"
                 ),
             }

@@ -5,7 +5,7 @@ use lan_backup::identity::{Expect, Identity, Trust, TrustStore};
 use lan_backup::model::{Alias, Rights};
 use lan_backup::platform::clock::{Clock, SystemClock};
 use lan_backup::platform::shutdown::Shutdown;
-use lan_backup::server::{self, AcceptMode, Approver, ServerEvent, ServerHandle, ServerOptions};
+use lan_backup::server::{self, AcceptMode, Approver, LocalSendOptions, ServerEvent, ServerHandle, ServerOptions};
 use lan_backup::store::Store;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -77,6 +77,7 @@ impl Nodes {
             state_folder: folder.join("state"),
             quota: None,
             reserve_bytes: 0,
+            localsend: LocalSendOptions::default(),
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let handle = server::start(listener, options, shutdown.clone()).await.unwrap();

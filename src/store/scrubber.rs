@@ -1,0 +1,208 @@
+//! Carries out the scrub, one small step at a time, for whoever has the patience: `serve`.
+//!
+//! A step reads one pack, or looks at everything but content. What is damaged is set aside at once, since only what is missing is
+//! asked for again, and a source loses its files, too, with time. The rule of what comes next is [`scrub`](crate::store::scrub)'s.
+
+use crate::model::{Alias, PackId, RepositoryId};
+use crate::monitor::Silent;
+use crate::platform::shutdown::Shutdown;
+use crate::store::Store;
+use crate::store::error::{Error, Result};
+use crate::store::layout::{self, REPOSITORIES};
+use crate::store::marks::Mark;
+use crate::store::pack_look;
+use crate::store::repository::Repository;
+use crate::store::scrub::{LOOK_PERIOD, Next, ScrubState};
+use crate::store::set_aside::Fate;
+use crate::store::verify::{self, DamagedSnapshot, Share, VerifyOptions};
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// What was read is written down after so many packs, and whenever there is nothing to do.
+const PACKS_PER_SAVE: u32 = 32;
+
+/// What a step has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A damaged file.
+    File {
+        /// Where it lay in the store.
+        path: String,
+        /// What was wrong.
+        problem: String,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// A snapshot lacks something.
+    Damaged(Box<DamagedSnapshot>),
+    /// A snapshot is whole again.
+    Healed {
+        /// Whose.
+        alias: Alias,
+        /// Which.
+        mark: Box<Mark>,
+    },
+}
+
+/// What a step has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes that were read; whoever limits the rate waits for so many.
+    pub read: u64,
+    /// What was found.
+    pub news: Vec<News>,
+    /// Nothing has to be done before then; `None` when there is more to do.
+    pub rest_until: Option<Timestamp>,
+}
+
+/// Scrubs one store.
+#[derive(Debug)]
+pub struct Scrubber {
+    store: Store,
+    states: HashMap<RepositoryId, ScrubState>,
+    unsaved: u32,
+}
+
+impl Scrubber {
+    /// Begins where the last one ended.
+    pub fn new(store: Store) -> Self {
+        Self { store, states: HashMap::new(), unsaved: 0 }
+    }
+
+    /// Does what is due at `now`. Blocking; reads one pack at the most.
+    ///
+    /// # Errors
+    /// What kept it from looking; it may be tried again later. [`Error::Stopped`] at the shutdown.
+    pub fn step(&mut self, now: Timestamp, shutdown: &Shutdown) -> Result<Step> {
+        let repositories = self.store.repositories();
+        let mut step = Step::default();
+        for repository in &repositories {
+            let state = match self.states.remove(&repository.id()) {
+                Some(state) => state,
+                None => ScrubState::load(&*repository.packs.shelf)?,
+            };
+            let due = state.looked_at.is_none_or(|at| at > now || now.duration_since(at) >= LOOK_PERIOD);
+            self.states.insert(repository.id(), state);
+            let (doubted, worried) = repository.take_doubts();
+            for pack in &doubted {
+                set_aside(repository, *pack, "it could not give what it should", &mut step.news)?;
+            }
+            if due || worried || !doubted.is_empty() {
+                self.look(repository, now, &mut step, shutdown)?;
+                return Ok(step);
+            }
+        }
+        let mut rest = now.saturating_add(LOOK_PERIOD).unwrap_or(Timestamp::MAX);
+        let mut oldest: Option<(Option<Timestamp>, Arc<Repository>, PackId)> = None;
+        for repository in repositories {
+            let Some(state) = self.states.get_mut(&repository.id()) else { continue };
+            let names = repository.packs.shelf.list(&layout::packs())?;
+            let packs: BTreeSet<PackId> = names.iter().filter_map(layout::pack_id).collect();
+            match state.next(&packs, now) {
+                Some(Next::Pack(pack)) => {
+                    let last = state.last(&pack).filter(|at| *at <= now);
+                    if oldest.as_ref().is_none_or(|(oldest, ..)| last < *oldest) {
+                        oldest = Some((last, repository, pack));
+                    }
+                }
+                Some(Next::At(at)) => rest = rest.min(at),
+                None => {}
+            }
+            state.keep_only(&packs);
+        }
+        match oldest {
+            Some((_, repository, pack)) => self.read(&repository, pack, now, &mut step, shutdown)?,
+            None => {
+                step.rest_until = Some(rest);
+                self.save()?;
+            }
+        }
+        Ok(step)
+    }
+
+    /// Writes down what was read.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.unsaved) > 0 {
+            for (id, state) in &self.states {
+                if let Some(repository) = self.store.repository(id) {
+                    state.save(&*repository.packs.shelf)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        repository: &Arc<Repository>,
+        pack: PackId,
+        now: Timestamp,
+        step: &mut Step,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
+        let object = match repository.packs.shelf.open(&layout::pack(&pack)) {
+            // Pruned or set aside meanwhile.
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        };
+        let mut read = |bytes| {
+            step.read += bytes;
+            if shutdown.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+        };
+        let look = pack_look::whole(pack, &*object, &mut read, &mut |_| Ok(()))?;
+        if !look.is_whole() {
+            set_aside(repository, pack, &look.problems.join("; "), &mut step.news)?;
+            return self.look(repository, now, step, shutdown);
+        }
+        if let Some(state) = self.states.get_mut(&repository.id()) {
+            state.passed(pack, now);
+        }
+        self.unsaved += 1;
+        if self.unsaved >= PACKS_PER_SAVE { self.save() } else { Ok(()) }
+    }
+
+    /// Looks at everything but content, sets aside what is damaged, and marks what that has hit.
+    fn look(&mut self, repository: &Repository, now: Timestamp, step: &mut Step, shutdown: &Shutdown) -> Result<()> {
+        let options = VerifyOptions { data: Share::None };
+        let mut looked = verify::look(repository, options, &Silent, shutdown)?;
+        let before = step.news.len();
+        for bad in &looked.pass.bad {
+            set_aside(repository, bad.id, &bad.problems.join("; "), &mut step.news)?;
+        }
+        for (name, error) in looked.small.bad.iter().filter(|(_, error)| error.is_damage()) {
+            let fate = repository.set_record_aside(name)?;
+            let path = format!("{REPOSITORIES}/{}/{name}", repository.id());
+            step.news.push(News::File { path, problem: error.to_string(), fate });
+        }
+        if step.news.len() > before {
+            looked = verify::look(repository, options, &Silent, shutdown)?;
+        }
+        let known: BTreeSet<_> = repository.health()?.damaged.iter().map(|mark| mark.snapshot).collect();
+        let losses = repository.mark_losses(&looked)?;
+        // What was told before is not told each day.
+        let new = losses.damaged.into_iter().filter(|hit| !known.contains(&hit.snapshot));
+        step.news.extend(new.map(|hit| News::Damaged(Box::new(hit))));
+        let alias = repository.alias();
+        step.news
+            .extend(losses.healed.into_iter().map(|mark| News::Healed { alias: alias.clone(), mark: Box::new(mark) }));
+        repository.take_doubts();
+        if let Some(state) = self.states.get_mut(&repository.id()) {
+            state.looked_at = Some(now);
+        }
+        self.unsaved += 1;
+        self.save()
+    }
+}
+
+fn set_aside(repository: &Repository, pack: PackId, problem: &str, news: &mut Vec<News>) -> Result<()> {
+    let fate = repository.set_pack_aside(pack)?;
+    if fate != Fate::Whole {
+        let path = format!("{REPOSITORIES}/{}/{}", repository.id(), layout::pack(&pack));
+        news.push(News::File { path, problem: problem.to_owned(), fate });
+    }
+    Ok(())
+}
