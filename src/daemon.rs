@@ -14,11 +14,8 @@
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
-<<<<<<< HEAD
 //! | [`rotation`] | new certificates: this device's own, and those of others |
-=======
 //! | [`scrub`] | reads what is kept again, slowly, beside `serve` |
->>>>>>> main
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
 pub mod context;
@@ -31,11 +28,8 @@ pub mod look;
 pub mod neighbours;
 pub mod pruning;
 pub mod retrieve;
-<<<<<<< HEAD
 pub mod rotation;
-=======
 pub mod scrub;
->>>>>>> main
 pub mod send;
 pub mod service;
 

@@ -22,11 +22,8 @@
 
 pub mod certificate;
 pub mod pairing;
-<<<<<<< HEAD
-pub mod rotation;
-=======
 pub mod phones;
->>>>>>> main
+pub mod rotation;
 pub mod trust;
 pub mod verifier;
 

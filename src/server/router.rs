@@ -9,12 +9,8 @@ use crate::server::call::Call;
 use crate::server::connection::Connection;
 use crate::server::state::Shared;
 use crate::server::{
-<<<<<<< HEAD
-    cancel, chunks, finish, info, listing, missing, pair_routes, prepare_download, prepare_upload, rotated, upload,
-=======
-    cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_download, prepare_upload, upload,
->>>>>>> main
-    waiting,
+    cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_download, prepare_upload, rotated,
+    upload, waiting,
 };
 use axum::Router;
 use axum::body::Body;
