@@ -21,10 +21,12 @@
 //! | [`collect`] | chunks into extents, entries into the manifest |
 //! | [`pipeline`] | the threads and queues between reading and sending |
 //! | [`send`] | ask `missing`, compress, `put` |
+//! | [`effort`] | how hard to compress |
 //! | [`heads`] | the snapshots this source has committed, and the alarm when one is gone |
 
 pub mod cache;
 pub mod collect;
+pub mod effort;
 pub mod filter;
 pub mod heads;
 pub mod inspect;
@@ -38,6 +40,7 @@ pub mod scan;
 pub mod send;
 pub mod walk;
 
+pub use effort::Effort;
 pub use plan::Plan;
 pub use roots::Roots;
 pub use run::{Report, RunOptions, run};

@@ -15,6 +15,7 @@ pub mod pair;
 pub mod pending;
 pub mod pin;
 pub mod progress;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod retention;
@@ -28,6 +29,7 @@ pub mod snapshots;
 pub mod status;
 pub mod trust;
 pub mod try_out;
+pub mod undelete;
 pub mod unpair;
 pub mod verify;
 
@@ -111,6 +113,8 @@ enum Command {
     Verify(verify::Args),
     Repair(repair::Args),
     Retention(retention::Args),
+    Prune(prune::Args),
+    Undelete(undelete::Args),
     Try(try_out::Args),
     Completions(completions::Args),
 }
@@ -194,6 +198,8 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Repair(args) => repair::run(&globals, args, output, shutdown).await,
         Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
+        Command::Prune(args) => prune::run(&globals, args, &output, shutdown).await,
+        Command::Undelete(args) => unless_stopped(shutdown, undelete::run(&globals, &args, &output)).await,
         Command::Try(args) => try_out::run(args, output, shutdown).await,
         Command::Completions(args) => Ok(completions::run::<Cli>(&args)),
     }

@@ -18,6 +18,7 @@
 //! | [`owner`] | [`OwnerEvent`]: whose a repository is |
 //! | [`pin`] | [`Pin`] |
 //! | [`inbox`], [`portable`] | what becomes of phones' files, and what they are called |
+//! | `json_text` | strings of JSON, read where they stand |
 //! | [`text`] | cleaning of strangers' text before it reaches a terminal or a log |
 //! | [`limits`] | the numbers both ends must agree on |
 
@@ -28,6 +29,7 @@ pub mod digest;
 pub mod entry;
 pub mod file_time;
 pub mod inbox;
+pub(crate) mod json_text;
 pub mod keep;
 pub mod limits;
 pub mod names;

@@ -67,15 +67,21 @@ impl Plan {
     /// The entries whose content will be read, in path order: what goes ahead of the upload.
     pub fn entries_to_read(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + 'static> {
         let mut reader = self.entries()?;
+        // Of a tree that did not change nothing has to be looked through.
+        let mut left = self.changes.new_files + self.changes.changed_files;
         Ok(std::iter::from_fn(move || {
-            loop {
+            while left > 0 {
                 match reader.read_next_unlike_before() {
                     Ok(Some(planned)) if !planned.entry.is_file() => {}
-                    Ok(Some(planned)) => return Some(Ok(planned.entry)),
+                    Ok(Some(planned)) => {
+                        left -= 1;
+                        return Some(Ok(planned.entry));
+                    }
                     Ok(None) => return None,
                     Err(error) => return Some(Err(error)),
                 }
             }
+            None
         }))
     }
 }

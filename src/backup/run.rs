@@ -5,8 +5,7 @@ use crate::backup::collect::{Collected, Collector, Remember};
 use crate::backup::lists::Lists;
 use crate::backup::pipeline::{self, Again, Source};
 use crate::backup::send::{QUEUED_BATCHES, send};
-use crate::backup::{Error, Plan, Result};
-use crate::codec::Compression;
+use crate::backup::{Effort, Error, Plan, Result};
 use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::snapshot::RECORD_FORMAT;
 use crate::model::{Alias, Changes, ChunkId, Record, SetName, SnapshotId, SnapshotInfo, Totals};
@@ -37,7 +36,7 @@ pub struct RunOptions {
     /// Where to remember what was seen; without it, the next run reads everything.
     pub cache: Option<Cache>,
     /// How hard to compress.
-    pub compression: Compression,
+    pub compression: Effort,
 }
 
 /// What a backup did.
@@ -142,7 +141,7 @@ impl Context {
         });
         // Either half ends when the other does: the queue between them closes.
         let sending = tokio::select! {
-            sent = send(vault.clone(), incoming, self.options.compression, self.monitor.clone()) => sent,
+            sent = send(vault.clone(), incoming, self.options.compression, self.clock.clone(), self.monitor.clone()) => sent,
             () = self.shutdown.stopped() => Err(Error::Stopped),
         };
         let collected = reading.await.unwrap_or(Err(Error::Internal));

@@ -1,17 +1,20 @@
 //! The async half of a backup: ask what is missing, compress, put. Several batches and uploads under way at once, all bounded.
 
 use crate::backup::collect::Batch;
-use crate::backup::{Error, Result};
+use crate::backup::effort::{Ladder, WINDOW, Window};
+use crate::backup::{Effort, Error, Result};
 use crate::codec::{Compression, Encoder};
 use crate::model::limits::{BLOCK_TARGET_BYTES, MAX_BLOCK_CHUNKS, MAX_UPLOAD_BYTES};
 use crate::model::{Block, ChunkId};
 use crate::monitor::{Counter, Monitor};
-use crate::platform::resources;
+use crate::platform::clock::Clock;
+use crate::platform::resources::{self, ProcessorTimes};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,14 +26,24 @@ const PARALLEL_UPLOADS: usize = 2;
 /// Encoders that are not in use; each keeps its compression context.
 #[derive(Debug)]
 struct Encoders {
-    compression: Compression,
+    compression: Mutex<Compression>,
     idle: Mutex<Vec<Encoder>>,
 }
 
 impl Encoders {
+    fn compression(&self) -> Compression {
+        *self.compression.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, compression: Compression) {
+        *self.compression.lock().unwrap_or_else(PoisonError::into_inner) = compression;
+    }
+
     fn encode(&self, chunks: Batch) -> Vec<Block> {
         let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut encoder = taken.unwrap_or_else(|| Encoder::new(self.compression));
+        let compression = self.compression();
+        let mut encoder = taken.unwrap_or_else(|| Encoder::new(compression));
+        encoder.set(compression);
         let blocks = blocks(&mut encoder, chunks);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         blocks
@@ -45,15 +58,69 @@ fn blocks(encoder: &mut Encoder, chunks: Batch) -> Vec<Block> {
         length += chunk.1.len();
         open.push(chunk);
         if length >= BLOCK_TARGET_BYTES as usize || open.len() == MAX_BLOCK_CHUNKS {
-            blocks.push(encoder.encode(&open));
+            encoder.encode_into(&open, &mut blocks);
             open.clear();
             length = 0;
         }
     }
     if !open.is_empty() {
-        blocks.push(encoder.encode(&open));
+        encoder.encode_into(&open, &mut blocks);
     }
     blocks
+}
+
+/// Measures what limits the backup, for the rule in [`effort`](crate::backup::effort).
+#[derive(Debug)]
+struct Gauge {
+    clock: Arc<dyn Clock>,
+    /// `None` when the choice is fixed.
+    ladder: Option<Ladder>,
+    compression: Compression,
+    began: Instant,
+    processors: Option<ProcessorTimes>,
+    line: Duration,
+    plain: u64,
+    stored: u64,
+}
+
+impl Gauge {
+    fn new(effort: Effort, clock: Arc<dyn Clock>) -> Self {
+        let (ladder, compression) = match effort {
+            Effort::Adaptive => (Some(Ladder::default()), Ladder::default().compression()),
+            Effort::Fixed(compression) => (None, compression),
+        };
+        let (began, processors) = (clock.instant(), ProcessorTimes::now());
+        Self { clock, ladder, compression, began, processors, line: Duration::ZERO, plain: 0, stored: 0 }
+    }
+
+    /// Before a wait; `line`: whether only an upload that ends can let anything go on.
+    fn wait(&self, line: bool) -> Option<Instant> {
+        (line && self.ladder.is_some()).then(|| self.clock.instant())
+    }
+
+    /// After it: another compression, should it be time for one.
+    fn waited(&mut self, since: Option<Instant>) -> Option<Compression> {
+        let ladder = self.ladder.as_mut()?;
+        let now = self.clock.instant();
+        self.line += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let elapsed = now.saturating_duration_since(self.began);
+        if elapsed < WINDOW || self.stored == 0 {
+            return None;
+        }
+        let processors = ProcessorTimes::now();
+        let idle = processors.zip(self.processors).and_then(|(now, before)| now.idle_since(&before));
+        let window = Window { elapsed, line: self.line, idle, plain: self.plain, stored: self.stored };
+        ladder.decide(&window);
+        tracing::debug!(?window, ?ladder, "compression");
+        (self.began, self.processors) = (now, processors);
+        (self.line, self.plain, self.stored) = (Duration::ZERO, 0, 0);
+        Some(ladder.compression())
+    }
+
+    fn encoded(&mut self, block: &Block) {
+        self.plain += u64::from(block.header.plain_length());
+        self.stored += u64::from(block.header.stored_length);
+    }
 }
 
 /// Sends what is missing of each batch until no more come. Returns bytes sent. Dropping it ends it; what arrived stays.
@@ -63,10 +130,12 @@ fn blocks(encoder: &mut Encoder, chunks: Batch) -> Vec<Block> {
 pub async fn send<V: Vault>(
     vault: Arc<V>,
     batches: mpsc::Receiver<Batch>,
-    compression: Compression,
+    effort: Effort,
+    clock: Arc<dyn Clock>,
     monitor: Arc<dyn Monitor>,
 ) -> Result<u64> {
-    let encoders = Arc::new(Encoders { compression, idle: Mutex::default() });
+    let mut gauge = Gauge::new(effort, clock);
+    let encoders = Arc::new(Encoders { compression: Mutex::new(gauge.compression), idle: Mutex::default() });
     let incoming = stream::unfold(batches, |mut batches| async { Some((batches.recv().await?, batches)) });
     // Tasks of their own: a future that nobody polls while uploads are waited for would keep its turn at the vault.
     let encoded = incoming.map(|batch| {
@@ -78,6 +147,7 @@ pub async fn send<V: Vault>(
     let (mut sent, mut open, mut length) = (0, Vec::new(), 0);
     let mut more = true;
     while more || !uploads.is_empty() {
+        let waiting = gauge.wait(uploads.len() == PARALLEL_UPLOADS);
         tokio::select! {
             Some(done) = uploads.next(), if !uploads.is_empty() => sent += counted(&*monitor, done)?,
             blocks = encoded.next(), if more && uploads.len() < PARALLEL_UPLOADS => match blocks {
@@ -88,6 +158,7 @@ pub async fn send<V: Vault>(
                     }
                 }
                 Some(blocks) => for block in blocks? {
+                    gauge.encoded(&block);
                     if length + block.encoded_length() > MAX_UPLOAD_BYTES {
                         uploads.push(put(vault.clone(), std::mem::take(&mut open)));
                         length = 0;
@@ -96,6 +167,9 @@ pub async fn send<V: Vault>(
                     open.push(block);
                 },
             },
+        }
+        if let Some(compression) = gauge.waited(waiting) {
+            encoders.set(compression);
         }
     }
     Ok(sent)

@@ -1,5 +1,6 @@
 //! `send`: back up to a device.
 
+use crate::backup::Effort;
 use crate::backup::filter::FilterOptions;
 use crate::backup::plan::Verdict;
 use crate::cli::ExitStatus;
@@ -51,21 +52,22 @@ pub struct Args {
     /// Show what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
-    /// How to compress: none, lz4, or a zstd level from 1 to 19
-    #[arg(long, value_name = "HOW", default_value = "1", value_parser = compression)]
-    compression: Compression,
+    /// How to compress: auto (more while the network is the limit), none, lz4, or a zstd level from 1 to 19
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = compression)]
+    compression: Effort,
     /// Read the PIN from this file when it is needed (`-` for stdin), waiting until it is there
     #[arg(long, value_name = "FILE")]
     pin_file: Option<PathBuf>,
 }
 
-fn compression(text: &str) -> Result<Compression, String> {
+fn compression(text: &str) -> Result<Effort, String> {
     match text {
-        "none" => Ok(Compression::None),
-        "lz4" => Ok(Compression::Lz4),
+        "auto" => Ok(Effort::Adaptive),
+        "none" => Ok(Effort::Fixed(Compression::None)),
+        "lz4" => Ok(Effort::Fixed(Compression::Lz4)),
         level => match level.parse() {
-            Ok(level @ 1..=19) => Ok(Compression::Zstd(level)),
-            _ => Err("is neither `none`, `lz4` nor a number from 1 to 19".to_owned()),
+            Ok(level @ 1..=19) => Ok(Effort::Fixed(Compression::Zstd(level))),
+            _ => Err("is neither `auto`, `none`, `lz4` nor a number from 1 to 19".to_owned()),
         },
     }
 }
@@ -190,8 +192,9 @@ mod tests {
 
     #[test]
     fn compression_is_a_word_or_a_level() {
-        assert_eq!(compression("none"), Ok(Compression::None));
-        assert_eq!(compression("19"), Ok(Compression::Zstd(19)));
+        assert_eq!(compression("auto"), Ok(Effort::Adaptive));
+        assert_eq!(compression("none"), Ok(Effort::Fixed(Compression::None)));
+        assert_eq!(compression("19"), Ok(Effort::Fixed(Compression::Zstd(19))));
         assert!(compression("0").is_err() && compression("gzip").is_err());
     }
 }

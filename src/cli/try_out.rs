@@ -1,13 +1,13 @@
 //! `try`: the whole story on one machine. Two homes in a scratch folder play the two devices; everything they say goes over real
 //! sockets on loopback, everything they keep over the real disk.
 
+use crate::backup::Effort;
 use crate::backup::filter::FilterOptions;
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::{sample, settings, size};
 use crate::client::{self, PinSource};
-use crate::codec::Compression;
 use crate::config::{Accept, Home};
 use crate::daemon::locate::{Chooser, Located, locate};
 use crate::daemon::send::{SendOptions, Sent, send};
@@ -206,7 +206,7 @@ impl Story<'_> {
             filter: FilterOptions::default(),
             tag: None,
             change_roots: false,
-            compression: Compression::default(),
+            compression: Effort::default(),
         };
         let progress = Arc::new(Progress::new(self.output.clone()));
         let sent = Box::pin(send(laptop, nas, options, screen, progress.clone(), self.shutdown.clone())).await;

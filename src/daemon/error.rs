@@ -155,6 +155,8 @@ impl Error {
             Self::Config(_) => "config",
             Self::Identity(_) => "identity",
             Self::Store(store::Error::NewerFormat { .. }) => "newer-format",
+            Self::Store(store::Error::Pruning) => "busy",
+            Self::Store(store::Error::Gone { .. }) => "gone",
             Self::Store(_) => "store",
             Self::UnknownDevice { .. } => "unknown-device",
             Self::Ambiguous { .. } => "ambiguous-device",
@@ -227,6 +229,10 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
     match error {
         store::Error::NewerFormat { .. } => {
             Some("nothing was changed; install the newer lan-backup here, or choose another --store")
+        }
+        store::Error::Pruning => Some("wait until that one has ended, or stop it"),
+        store::Error::Gone { .. } => {
+            Some("newer snapshots are not touched by this; `lan-backup snapshots` lists what is there")
         }
         store::Error::Full => Some("make space on this device; nothing old was touched"),
         store::Error::Damaged { .. } | store::Error::Pack { .. } | store::Error::Chunk { .. } => {

@@ -4,8 +4,10 @@ use crate::config::Retention;
 use crate::config::retention::TrashDays;
 use crate::daemon::{Context, Error, Result};
 use crate::model::{Keep, SetName};
+use crate::store::prune::PruneOptions;
 use crate::store::prune::choice::{SetChoice, choose};
 use crate::store::{Repository, Store};
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use std::sync::Arc;
 
@@ -56,6 +58,12 @@ impl Policy {
     /// How long what is forgotten can be brought back.
     pub fn trash_days(&self) -> TrashDays {
         self.trash_days.or(self.settings.trash_days).unwrap_or_default()
+    }
+
+    /// What a prune by these rules is told.
+    pub fn options(&self) -> PruneOptions {
+        let trash = SignedDuration::from_hours(24 * i64::from(self.trash_days().get()));
+        PruneOptions { zone: TimeZone::system(), trash }
     }
 
     /// What the rules make of the sets of a repository.

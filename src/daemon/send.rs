@@ -3,9 +3,8 @@
 use crate::backup::cache::Cache;
 use crate::backup::filter::FilterOptions;
 use crate::backup::heads::{self, Head};
-use crate::backup::{self, Plan, Report, Roots, RunOptions, ScanOptions};
+use crate::backup::{self, Effort, Plan, Report, Roots, RunOptions, ScanOptions};
 use crate::client::{self, Client, PinSource, RemoteVault};
-use crate::codec::Compression;
 use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
 use crate::daemon::{Context, Error, Result, join, retrieve};
@@ -46,7 +45,7 @@ pub struct SendOptions {
     /// The set may have other roots than last time.
     pub change_roots: bool,
     /// How hard to compress.
-    pub compression: Compression,
+    pub compression: Effort,
 }
 
 /// What was sent.

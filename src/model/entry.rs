@@ -1,14 +1,15 @@
 //! One file, folder or link of a snapshot: a line of the manifest.
 
+use crate::model::json_text::JsonText;
 use crate::model::{Content, ContentHash, Extent, FileTime, ParseError, RelPath, Stream};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One file, folder or link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Line", into = "Line")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Where it lies, from the top of the snapshot.
     pub path: RelPath,
@@ -81,11 +82,13 @@ impl Entry {
     pub fn path_of(line: &[u8]) -> Result<RelPath, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Place {
-            path: Option<String>,
-            path_bytes: Option<String>,
+        struct Place<'a> {
+            #[serde(borrow)]
+            path: Option<JsonText<'a>>,
+            #[serde(borrow)]
+            path_bytes: Option<JsonText<'a>>,
         }
-        let place: Place = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let place: Place<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         let bytes = bytes_of(place.path, place.path_bytes).map_err(|error| error.to_string())?;
         RelPath::new(bytes).map_err(|error| error.to_string())
     }
@@ -99,11 +102,11 @@ impl Entry {
 /// The JSON form. Unknown fields are ignored; `ext` is reserved for what later versions add.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    path_bytes: Option<String>,
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    path: Option<JsonText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    path_bytes: Option<JsonText<'a>>,
     kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     size: Option<u64>,
@@ -115,24 +118,24 @@ struct Line {
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     gid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    group: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    target_bytes: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    link_group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    user: Option<JsonText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    group: Option<JsonText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    target: Option<JsonText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    target_bytes: Option<JsonText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", default, borrow)]
+    link_group: Option<JsonText<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     xattrs: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sha256: Option<ContentHash>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    content: Option<Vec<Extent>>,
+    content: Option<Cow<'a, [Extent]>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    content_list: Option<Stream>,
+    content_list: Option<Cow<'a, Stream>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,27 +146,39 @@ enum Kind {
     Link,
 }
 
-fn text_or_bytes(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
-    match String::from_utf8(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+fn text_or_bytes(bytes: &[u8]) -> (Option<JsonText<'_>>, Option<JsonText<'static>>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.into()), None),
+        Err(_) => (None, Some(JsonText(STANDARD.encode(bytes).into()))),
     }
 }
 
-fn bytes_of(text: Option<String>, bytes: Option<String>) -> Result<Vec<u8>, ParseError> {
+fn bytes_of(text: Option<JsonText<'_>>, bytes: Option<JsonText<'_>>) -> Result<Vec<u8>, ParseError> {
     match (text, bytes) {
-        (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(bytes)) => {
-            STANDARD.decode(&bytes).map_err(|_| ParseError::new("entry", &bytes, "holds bytes that are not base64"))
-        }
+        (Some(text), None) => Ok(text.0.into_owned().into_bytes()),
+        (None, Some(bytes)) => STANDARD
+            .decode(bytes.0.as_bytes())
+            .map_err(|_| ParseError::new("entry", &bytes.0, "holds bytes that are not base64")),
         _ => Err(ParseError::new("entry", "", "must give its name either as text or as bytes")),
     }
 }
 
-impl TryFrom<Line> for Entry {
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Line::from(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Line::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+impl TryFrom<Line<'_>> for Entry {
     type Error = ParseError;
 
-    fn try_from(line: Line) -> Result<Self, ParseError> {
+    fn try_from(line: Line<'_>) -> Result<Self, ParseError> {
         let path = RelPath::new(bytes_of(line.path, line.path_bytes)?)?;
         let refuse = |problem| Err(ParseError::new("entry", &path.to_string(), problem));
         let kind = match line.kind {
@@ -177,15 +192,15 @@ impl TryFrom<Line> for Entry {
                 }
                 let content = match (line.content, line.content_list) {
                     (None, None) => None,
-                    (Some(extents), None) => Some(Content::Inline(extents)),
-                    (None, Some(stream)) => Some(Content::Indirect(stream)),
+                    (Some(extents), None) => Some(Content::Inline(extents.into_owned())),
+                    (None, Some(stream)) => Some(Content::Indirect(stream.into_owned())),
                     (Some(_), Some(_)) => return refuse("has its content twice"),
                 };
-                EntryKind::File { size, content, link_group: line.link_group }
+                EntryKind::File { size, content, link_group: owned(line.link_group) }
             }
         };
         let owner = match (line.uid, line.gid) {
-            (Some(uid), Some(gid)) => Some(Owner { uid, gid, user: line.user, group: line.group }),
+            (Some(uid), Some(gid)) => Some(Owner { uid, gid, user: owned(line.user), group: owned(line.group) }),
             _ => None,
         };
         let decode = |(name, value): (String, String)| match STANDARD.decode(value) {
@@ -198,35 +213,39 @@ impl TryFrom<Line> for Entry {
     }
 }
 
-impl From<Entry> for Line {
-    fn from(entry: Entry) -> Self {
-        let (path, path_bytes) = text_or_bytes(entry.path.as_bytes().to_vec());
-        let Metadata { mtime, mode, owner, xattrs, sha256 } = entry.metadata;
-        let (uid, gid, user, group) = match owner {
-            Some(owner) => (Some(owner.uid), Some(owner.gid), owner.user, owner.group),
-            None => (None, None, None, None),
-        };
-        let xattrs = xattrs.into_iter().map(|(name, value)| (name, STANDARD.encode(value))).collect();
+fn owned(text: Option<JsonText<'_>>) -> Option<String> {
+    text.map(|text| text.0.into_owned())
+}
+
+fn borrowed(text: Option<&String>) -> Option<JsonText<'_>> {
+    text.map(|text| text.as_str().into())
+}
+
+impl<'a> From<&'a Entry> for Line<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        let (path, path_bytes) = text_or_bytes(entry.path.as_bytes());
+        let Metadata { mtime, mode, owner, xattrs, sha256 } = &entry.metadata;
+        let owner = owner.as_ref();
         let mut line = Self {
             path,
             path_bytes,
             kind: Kind::Folder,
             size: None,
-            mtime,
-            mode,
-            uid,
-            gid,
-            user,
-            group,
+            mtime: *mtime,
+            mode: *mode,
+            uid: owner.map(|owner| owner.uid),
+            gid: owner.map(|owner| owner.gid),
+            user: borrowed(owner.and_then(|owner| owner.user.as_ref())),
+            group: borrowed(owner.and_then(|owner| owner.group.as_ref())),
             target: None,
             target_bytes: None,
             link_group: None,
-            xattrs,
-            sha256,
+            xattrs: xattrs.iter().map(|(name, value)| (name.clone(), STANDARD.encode(value))).collect(),
+            sha256: *sha256,
             content: None,
             content_list: None,
         };
-        match entry.kind {
+        match &entry.kind {
             EntryKind::Folder => {}
             EntryKind::Link { target } => {
                 line.kind = Kind::Link;
@@ -234,12 +253,12 @@ impl From<Entry> for Line {
             }
             EntryKind::File { size, content, link_group } => {
                 line.kind = Kind::File;
-                line.size = Some(size);
-                line.link_group = link_group;
+                line.size = Some(*size);
+                line.link_group = borrowed(link_group.as_ref());
                 match content {
                     None => {}
-                    Some(Content::Inline(extents)) => line.content = Some(extents),
-                    Some(Content::Indirect(stream)) => line.content_list = Some(stream),
+                    Some(Content::Inline(extents)) => line.content = Some(Cow::Borrowed(extents)),
+                    Some(Content::Indirect(stream)) => line.content_list = Some(Cow::Borrowed(stream)),
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The time of a file, to the nanosecond.
 
 use crate::model::ParseError;
+use crate::model::json_text::JsonText;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ const BILLION: u32 = 1_000_000_000;
 /// Seconds since 1970 (negative before) plus 0 to 999,999,999 nanoseconds, as `stat` gives them. Written as
 /// `-12.000000500`: the whole seconds, then always nine digits of nanoseconds that count forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "std::borrow::Cow<'_, str>", into = "String")]
+#[serde(try_from = "JsonText<'_>", into = "String")]
 pub struct FileTime {
     seconds: i64,
     nanos: u32,
@@ -59,11 +60,11 @@ impl FromStr for FileTime {
     }
 }
 
-impl TryFrom<std::borrow::Cow<'_, str>> for FileTime {
+impl TryFrom<JsonText<'_>> for FileTime {
     type Error = ParseError;
 
-    fn try_from(text: std::borrow::Cow<'_, str>) -> Result<Self, ParseError> {
-        text.parse()
+    fn try_from(text: JsonText<'_>) -> Result<Self, ParseError> {
+        text.0.parse()
     }
 }
 

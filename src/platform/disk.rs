@@ -8,6 +8,7 @@
 
 use crate::platform::fs::{self, Kind, OpenFile};
 use crate::platform::{Context, Result};
+use jiff::Timestamp;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -62,6 +63,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Bytes that can still be written.
     fn free_bytes(&self, path: &Path) -> Result<u64>;
+
+    /// When a file was written last, where that is known.
+    fn written_at(&self, _path: &Path) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
 
     /// The whole of a small file.
     fn read(&self, path: &Path) -> Result<Vec<u8>> {
@@ -135,6 +141,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
         fs::sync_dir(path)
+    }
+
+    fn written_at(&self, path: &Path) -> Result<Option<Timestamp>> {
+        let written = fs::metadata(path)?.modified().context("read the time of", path)?;
+        Ok(Timestamp::try_from(written).ok())
     }
 
     fn free_bytes(&self, path: &Path) -> Result<u64> {

@@ -2,7 +2,7 @@
 
 use crate::codec;
 use crate::model::text::clean;
-use crate::model::{ChunkId, PackId, RepositoryId, SnapshotInfo};
+use crate::model::{ChunkId, PackId, RepositoryId, SnapshotId, SnapshotInfo};
 use crate::platform;
 use crate::signer;
 use crate::vault;
@@ -93,6 +93,17 @@ pub enum Error {
     /// The writer failed earlier, or the repository is being closed.
     #[error("nothing more can be written here")]
     Closed,
+    /// Somebody else prunes this repository, or brings something back.
+    #[error("another prune of this repository is running")]
+    Pruning,
+    /// What a forgotten snapshot needs has been deleted.
+    #[error("snapshot {} cannot be brought back any more: {missing} pieces of its data are gone", id.short())]
+    Gone {
+        /// Which.
+        id: SnapshotId,
+        /// How many chunks are missing, at least.
+        missing: usize,
+    },
     /// The shutdown was given.
     #[error("stopped")]
     Stopped,
@@ -144,6 +155,8 @@ impl From<Error> for vault::Error {
             | Error::OwnerEvent(_)
             | Error::TooLarge { .. }
             | Error::Closed
+            | Error::Pruning
+            | Error::Gone { .. }
             | Error::Stopped
             | Error::NewerFormat { .. } => Self::Refused(error.to_string().into()),
             full if full.is_full() => Self::Full("the disk of the store is full".to_owned()),

@@ -13,6 +13,7 @@ use crate::platform::{Context, Result};
 use crate::store::durable_folders::DurableFolders;
 use crate::store::layout::{LOCKS, ObjectName, STAGING};
 use crate::store::shelf::{Draft, Object, Shelf};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -157,6 +158,10 @@ impl Shelf for FolderShelf {
         self.disk.rename(&from, &to)?;
         // The new name first: cut in between, the object has both or the old one.
         folders.into_iter().zip(before).try_for_each(|(folder, before)| self.folders.sync(folder, before))
+    }
+
+    fn written_at(&self, name: &ObjectName) -> Result<Option<Timestamp>> {
+        self.disk.written_at(&self.path(name))
     }
 }
 

@@ -1,14 +1,12 @@
 //! The marks of forgotten snapshots: one small sealed object for each, beside the records, which stay for ever.
 //!
-//! A mark says which rules did not want the snapshot, when, and until when it can be brought back. Bringing it back deletes the
-//! mark. A mark that cannot be read hides its snapshot and never runs out: what is not known is kept.
+//! A mark says which rules did not want the snapshot, when, and until when it can be brought back. Bringing it back writes that
+//! down and deletes the mark. A mark that cannot be read hides its snapshot and never runs out: what is not known is kept.
 
 use crate::model::{Forgotten, SnapshotId};
 use crate::store::error::{Error, Result};
-use crate::store::layout;
-#[cfg(test)]
-use crate::store::sealed::seal;
-use crate::store::sealed::unseal;
+use crate::store::layout::{self, ObjectName};
+use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -21,7 +19,8 @@ const MAX_MARK_BYTES: u64 = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct ForgottenMarks {
     shelf: Arc<dyn Shelf>,
-    known: Mutex<HashMap<SnapshotId, Forgotten>>,
+    /// By name: a snapshot may be forgotten, brought back and forgotten again.
+    known: Mutex<HashMap<ObjectName, Forgotten>>,
 }
 
 impl ForgottenMarks {
@@ -33,11 +32,14 @@ impl ForgottenMarks {
     pub(crate) fn all(&self) -> Result<HashMap<SnapshotId, Forgotten>> {
         let names = self.shelf.list(&layout::forgotten())?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = HashMap::with_capacity(names.len());
         let mut marks = HashMap::with_capacity(names.len());
-        for id in names.iter().filter_map(layout::forgotten_id) {
-            let mark = match known.get(&id) {
-                Some(mark) => mark.clone(),
-                None => match self.load(&id) {
+        // By time: of several marks of one snapshot the last one counts.
+        for name in names {
+            let Some((_, id)) = layout::timed_parts(&name) else { continue };
+            let mark = match known.remove(&name) {
+                Some(mark) => mark,
+                None => match self.load(&name, id) {
                     Ok(Some(mark)) => mark,
                     // Taken away since the list was made.
                     Ok(None) => continue,
@@ -47,41 +49,52 @@ impl ForgottenMarks {
                     }
                 },
             };
-            marks.insert(id, mark);
+            marks.insert(id, mark.clone());
+            read.insert(name, mark);
         }
-        known.clone_from(&marks);
+        *known = read;
         Ok(marks)
     }
 
-    #[cfg(test)]
+    /// When snapshots were brought back.
+    pub(crate) fn brought_back(&self) -> Result<HashMap<SnapshotId, Timestamp>> {
+        let names = self.shelf.list(&layout::brought_back())?;
+        Ok(names.iter().filter_map(layout::timed_parts).map(|(when, id)| (id, when)).collect())
+    }
+
     /// Marks a snapshot; durable when it returns.
     pub(crate) fn put(&self, mark: &Forgotten) -> Result<()> {
         let json = serde_json::to_string(mark).map_err(|error| Error::Refused(error.to_string()))?;
-        Ok(self.shelf.put(&layout::forgotten_mark(&mark.record), seal(&json).as_bytes())?)
+        Ok(self.shelf.put(&layout::forgotten_mark(&mark.record, mark.when), seal(&json).as_bytes())?)
     }
 
-    #[cfg(test)]
-    /// Takes a mark away; durable when it returns.
-    pub(crate) fn delete(&self, id: &SnapshotId) -> Result<()> {
-        Ok(self.shelf.delete(&layout::forgotten_mark(id))?)
+    /// Takes the marks of a snapshot away and writes down that it was brought back; durable when it returns.
+    pub(crate) fn bring_back(&self, id: &SnapshotId, now: Timestamp) -> Result<()> {
+        let json = serde_json::json!({ "record": id, "when": now }).to_string();
+        self.shelf.put(&layout::brought_back_mark(id, now), seal(&json).as_bytes())?;
+        for name in self.shelf.list(&layout::forgotten())? {
+            if layout::timed_parts(&name).is_some_and(|(_, marked)| marked == *id) {
+                self.shelf.delete(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// One mark, read from the disk.
-    pub(crate) fn load(&self, id: &SnapshotId) -> Result<Option<Forgotten>> {
-        let name = layout::forgotten_mark(id);
-        let object = match self.shelf.open(&name) {
+    pub(crate) fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
+        let object = match self.shelf.open(name) {
             Err(error) if error.is_not_found() => return Ok(None),
             other => other?,
         };
         let length = object.length()?;
         if length > MAX_MARK_BYTES {
-            return Err(Error::damaged(&name, &"it is larger than any mark"));
+            return Err(Error::damaged(name, &"it is larger than any mark"));
         }
         let bytes = object.read_at(0, length as usize)?;
-        let json = unseal(&bytes).map_err(|problem| Error::damaged(&name, &problem))?;
-        let mark: Forgotten = serde_json::from_str(json).map_err(|error| Error::damaged(&name, &error))?;
-        if mark.record != *id {
-            return Err(Error::damaged(&name, &"it marks another snapshot"));
+        let json = unseal(&bytes).map_err(|problem| Error::damaged(name, &problem))?;
+        let mark: Forgotten = serde_json::from_str(json).map_err(|error| Error::damaged(name, &error))?;
+        if mark.record != id {
+            return Err(Error::damaged(name, &"it marks another snapshot"));
         }
         Ok(Some(mark))
     }
@@ -112,19 +125,23 @@ mod tests {
         let (first, second) = (mark(1), mark(2));
         marks.put(&first).unwrap();
         marks.put(&second).unwrap();
-        assert_eq!(
-            marks.all().unwrap(),
-            HashMap::from([(first.record, first.clone()), (second.record, second.clone())])
-        );
-        marks.delete(&first.record).unwrap();
+        let both = HashMap::from([(first.record, first.clone()), (second.record, second.clone())]);
+        assert_eq!(marks.all().unwrap(), both);
+        marks.bring_back(&first.record, first.until).unwrap();
         assert_eq!(marks.all().unwrap(), HashMap::from([(second.record, second.clone())]));
-        let path = folder.path().join(layout::forgotten_mark(&second.record).as_str());
+        assert_eq!(marks.brought_back().unwrap(), HashMap::from([(first.record, first.until)]));
+        // Forgotten once more, it is not taken for what it was.
+        let again = Forgotten { when: first.until, until: Timestamp::MAX, ..first.clone() };
+        ForgottenMarks::new(Arc::clone(&shelf)).put(&again).unwrap();
+        assert_eq!(marks.all().unwrap()[&first.record], again);
+        let path = folder.path().join(layout::forgotten_mark(&second.record, second.when).as_str());
         let good = std::fs::read(&path).unwrap();
         for byte in 0..good.len() {
             let mut bad = good.clone();
             bad[byte] ^= 4;
             std::fs::write(&path, bad).unwrap();
-            assert_eq!(ForgottenMarks::new(Arc::clone(&shelf)).all().unwrap()[&second.record].until, Timestamp::MAX);
+            let marks = ForgottenMarks::new(Arc::clone(&shelf)).all().unwrap();
+            assert_eq!(marks[&second.record].until, Timestamp::MAX, "byte {byte}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{ChunkId, PackId};
 use crate::platform::fs;
 use crate::platform::lock::Lock;
 use crate::store::error::{Error, Result};
-use crate::store::index::table::{PackRows, Place, Summary, Trouble};
+use crate::store::index::table::{ChunkRow, PackRow, PackRows, Place, Summary, Trouble};
 use crate::store::layout::{self, INDEX_FILE, LOCKS};
 use crate::store::pack::Trailer;
 use crate::store::shelf::Shelf;
@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 const DOUBT_PAUSE: Duration = Duration::from_mins(10);
 /// Packs added in one transaction while the index is built.
 const PACKS_PER_TRANSACTION: usize = 256;
+/// Rows of one page of a look at all chunks: some milliseconds during which others wait.
+const PAGE: usize = 8192;
 
 /// A pack that is durable, with what the index has to know of it.
 #[derive(Clone, Debug)]
@@ -109,7 +111,27 @@ impl Index {
 
     /// Where each of `ids` lies; `None` for those that no durable pack is known to hold.
     pub(crate) fn find(&self, ids: &[ChunkId]) -> Result<Vec<Option<Place>>> {
-        self.ask(|open| table::find(&mut open.connection, &mut open.packs, ids)).map(|(places, _)| places)
+        self.find_except(ids, &HashSet::new())
+    }
+
+    /// The same, in any pack but these.
+    pub(crate) fn find_except(&self, ids: &[ChunkId], except: &HashSet<PackId>) -> Result<Vec<Option<Place>>> {
+        self.ask(|open| table::find(&mut open.connection, &mut open.packs, ids, except)).map(|(places, _)| places)
+    }
+
+    /// The next rows after a key, for a look at all chunks in which others are let in between pages.
+    pub(crate) fn page(&self, after: Option<(ChunkId, i64)>) -> Result<Vec<ChunkRow>> {
+        self.ask(|open| table::page(&mut open.connection, &mut open.packs, after, PAGE)).map(|(page, _)| page)
+    }
+
+    /// All packs.
+    pub(crate) fn packs(&self) -> Result<Vec<PackRow>> {
+        self.ask(|open| Ok(open.packs.values().copied().collect())).map(|(packs, _)| packs)
+    }
+
+    /// Forgets packs that are about to go, each with its chunks; fine when one is not known.
+    pub(crate) fn take_out(&self, packs: &[(PackId, Vec<ChunkId>)]) -> Result<()> {
+        self.ask(|open| take_out(open, packs)).map(|_| ())
     }
 
     /// All places where each of `ids` lies.
@@ -186,8 +208,13 @@ impl Index {
         let listed: HashSet<PackId> = names.iter().filter_map(layout::pack_id).collect();
         let gone: Vec<i64> = known.iter().filter(|(_, pack)| !listed.contains(&pack.id)).map(|(n, _)| *n).collect();
         if !gone.is_empty() {
-            result.vanished = gone.iter().map(|number| known[number].id).collect();
-            self.ask(|open| forget(open, &gone, &result.vanished))?;
+            let gone_ids: Vec<PackId> = gone.iter().map(|number| known[number].id).collect();
+            self.ask(|open| forget(open, &gone, &gone_ids))?;
+            // What prune has thrown away just now has not vanished.
+            let names = self.shelf.list(&layout::trash())?;
+            let trashed: HashSet<PackId> =
+                names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect();
+            result.vanished = gone_ids.into_iter().filter(|pack| !trashed.contains(pack)).collect();
         }
         let known: HashSet<PackId> = known.values().map(|pack| pack.id).collect();
         let mut new: Vec<PackId> = listed.difference(&known).copied().collect();
@@ -301,6 +328,21 @@ fn add(open: &mut Open, packs: &[IndexedPack]) -> Result<(), Trouble> {
     transaction.commit()?;
     // Own changes do not show in the data version.
     open.packs.extend(rows);
+    Ok(())
+}
+
+fn take_out(open: &mut Open, packs: &[(PackId, Vec<ChunkId>)]) -> Result<(), Trouble> {
+    let numbers: HashMap<PackId, i64> = open.packs.iter().map(|(number, row)| (row.id, *number)).collect();
+    let known: Vec<_> = packs.iter().filter_map(|(id, chunks)| Some((*numbers.get(id)?, id, chunks))).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let transaction = table::write(&mut open.connection)?;
+    for (number, id, chunks) in &known {
+        table::remove(&transaction, *number, id, chunks)?;
+    }
+    transaction.commit()?;
+    open.packs.retain(|_, row| known.iter().all(|(_, id, _)| row.id != **id));
     Ok(())
 }
 

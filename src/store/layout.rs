@@ -6,6 +6,7 @@
 use crate::model::digest::to_hex;
 use crate::model::limits::MAX_UPLOAD_BYTES;
 use crate::model::{PackId, SetName, SnapshotId};
+use jiff::Timestamp;
 use std::fmt;
 
 /// The format of stores and repositories that this version reads and writes.
@@ -152,20 +153,48 @@ pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     Some((sequence.parse().ok()?, id.parse().ok()?))
 }
 
+/// Packs that nothing needs and that wait to be deleted.
+pub fn trash() -> ObjectName {
+    ObjectName::made("trash".to_owned())
+}
+
+/// A pack in the trash, with the second in which it came there.
+pub fn trashed(pack: &PackId, since: Timestamp) -> ObjectName {
+    ObjectName::made(format!("trash/{:012}-{pack}", since.as_second().max(0)))
+}
+
+/// Pack and time behind a name in the trash.
+pub fn trashed_parts(name: &ObjectName) -> Option<(PackId, Timestamp)> {
+    let (since, id) = name.last().split_once('-')?;
+    let (id, since) = (id.parse().ok()?, Timestamp::from_second(since.parse().ok()?).ok()?);
+    (trashed(&id, since) == *name).then_some((id, since))
+}
+
 /// All marks of forgotten snapshots.
 pub fn forgotten() -> ObjectName {
     ObjectName::made("forgotten".to_owned())
 }
 
-/// The mark of one forgotten snapshot.
-pub fn forgotten_mark(id: &SnapshotId) -> ObjectName {
-    ObjectName::made(format!("forgotten/{id}.json"))
+/// The mark of one forgotten snapshot. The second in which it was made is in the name, so that no name ever means two marks.
+pub fn forgotten_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
+    ObjectName::made(format!("forgotten/{:012}-{id}", when.as_second().max(0)))
 }
 
-/// The snapshot that a mark is about.
-pub fn forgotten_id(name: &ObjectName) -> Option<SnapshotId> {
-    let id = name.last().strip_suffix(".json")?.parse().ok()?;
-    (forgotten_mark(&id) == *name).then_some(id)
+/// All snapshots that were forgotten and brought back.
+pub fn brought_back() -> ObjectName {
+    ObjectName::made("brought-back".to_owned())
+}
+
+/// That one snapshot was brought back.
+pub fn brought_back_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
+    ObjectName::made(format!("brought-back/{:012}-{id}", when.as_second().max(0)))
+}
+
+/// Time and snapshot behind the name of a mark of either kind.
+pub fn timed_parts(name: &ObjectName) -> Option<(Timestamp, SnapshotId)> {
+    let (when, id) = name.last().split_once('-')?;
+    (when.len() == 12).then_some(())?;
+    Some((Timestamp::from_second(when.parse().ok()?).ok()?, id.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -185,6 +214,9 @@ mod tests {
         let id = PackId::from_bytes([0xab; 32]);
         assert_eq!(pack_id(&pack(&id)), Some(id));
         assert_eq!(pack_id(&ObjectName::parse(&format!("packs/ac/{id}")).unwrap()), None);
+        let since = Timestamp::from_second(1_777_636_800).unwrap();
+        assert_eq!(trashed_parts(&trashed(&id, since)), Some((id, since)));
+        assert_eq!(trashed_parts(&pack(&id)), None);
         let set: SetName = "Üben/..".replace("/..", "").parse().unwrap();
         let snapshot = SnapshotId::from_bytes([1; 32]);
         let name = record(&set, 42, &snapshot);

@@ -1,7 +1,7 @@
 //! Writes one pack, block by block, verbatim, each checked on arrival: nothing is kept under an id that it does not hash to.
 
 use crate::codec::Decoder;
-use crate::model::Block;
+use crate::model::{Block, PackId};
 use crate::store::error::{Error, Result};
 use crate::store::index::IndexedPack;
 use crate::store::layout::{MAX_PACK_BLOCK_BYTES, PACK_MAGIC};
@@ -59,12 +59,27 @@ impl PackWriter {
         let pack = IndexedPack::of(id, self.position + end.len() as u64, &self.trailer);
         let ids: Vec<_> = pack.chunks.keys().copied().collect();
         let new = self.packs.missing(&ids)?.len() as u64;
-        if new == 0 {
-            return Ok(0);
+        if new > 0 {
+            draft.append(&end)?;
+            let object = draft.object()?;
+            self.packs.pending.push(draft, Arc::new(PendingPack { pack, object }))?;
         }
+        Ok(new)
+    }
+
+    /// The same for a pack that is to replace others: it is kept although its chunks are there.
+    pub(crate) fn finish_copy(mut self) -> Result<PackId> {
+        let mut draft = self.draft.take().ok_or(Error::Closed)?;
+        let (end, id) = self.trailer.finish();
+        let pack = IndexedPack::of(id, self.position + end.len() as u64, &self.trailer);
         draft.append(&end)?;
         let object = draft.object()?;
         self.packs.pending.push(draft, Arc::new(PendingPack { pack, object }))?;
-        Ok(new)
+        Ok(id)
+    }
+
+    /// Bytes of the blocks so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.position - PACK_MAGIC.len() as u64
     }
 }

@@ -52,40 +52,74 @@ impl Packs {
 
     /// Delivers blocks that together hold all of `ids`, each once, in the order of packs and offsets. A block of which less
     /// than half is wanted is cut down to what is wanted. Not decoded, so not checked, unless it is cut down.
+    ///
+    /// A pack may have been replaced since its chunks were looked up; what it held is looked up once more.
     pub(crate) fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
-        let wanted = match self.locate(ids) {
-            Err(Error::NotFound(_)) if self.index.doubt(self.clock.instant())? => self.locate(ids)?,
-            other => other?,
-        };
+        let (mut gone, mut left) = (HashSet::new(), None);
+        let alone = ids.len() == 1;
+        loop {
+            let ids = left.as_deref().unwrap_or(ids);
+            let wanted = match self.locate(ids, &gone) {
+                Err(Error::NotFound(_)) if self.index.doubt(self.clock.instant())? => self.locate(ids, &gone)?,
+                Err(Error::NotFound(chunk)) if let Some(pack) = gone.iter().next() => {
+                    return Err(is_gone(chunk, *pack));
+                }
+                other => other?,
+            };
+            match self.deliver(wanted, alone, each)? {
+                None => return Ok(()),
+                Some((pack, rest)) => {
+                    gone.insert(pack);
+                    left = Some(rest);
+                }
+            }
+        }
+    }
+
+    /// Delivers blocks. When a pack is not there, it is returned with what was not delivered.
+    fn deliver(
+        &self,
+        wanted: BTreeMap<(PackId, u64), Wanted>,
+        alone: bool,
+        each: &mut dyn FnMut(Block) -> ControlFlow<()>,
+    ) -> Result<Option<(PackId, Vec<ChunkId>)>> {
         let mut open: Option<(PackId, Arc<dyn Object>)> = None;
         let mut thinner = Thinner::default();
-        for ((pack, offset), wanted) in wanted {
-            let object = match (&open, &wanted.pending) {
+        let mut wanted = wanted.into_iter();
+        while let Some(((pack, offset), block)) = wanted.next() {
+            let object = match (&open, &block.pending) {
                 (_, Some(pending)) => Arc::clone(&pending.object),
                 (Some((id, object)), None) if *id == pack => Arc::clone(object),
-                _ => self.open(pack, wanted.ids[0])?,
+                _ => match self.shelf.open(&layout::pack(&pack)) {
+                    Err(error) if error.is_not_found() => {
+                        let rest = wanted.flat_map(|(_, wanted)| wanted.ids);
+                        return Ok(Some((pack, block.ids.into_iter().chain(rest).collect())));
+                    }
+                    other => other?,
+                },
             };
-            let block = read(&*object, pack, offset, wanted.length, &wanted.ids)?;
+            let ids = block.ids;
+            let block = read(&*object, pack, offset, block.length, &ids)?;
             // One chunk alone is asked for by who could not use what came with others.
-            if ids.len() == 1 {
-                codec::check_stored(&block).map_err(|error| damaged(pack, wanted.ids[0], &error))?;
+            if alone {
+                codec::check_stored(&block).map_err(|error| damaged(pack, ids[0], &error))?;
             }
-            let block = thinner.thin(block, &wanted.ids).map_err(|error| damaged(pack, wanted.ids[0], &error))?;
+            let block = thinner.thin(block, &ids).map_err(|error| damaged(pack, ids[0], &error))?;
             open = Some((pack, object));
             if each(block).is_break() {
                 break;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn locate(&self, ids: &[ChunkId]) -> Result<BTreeMap<(PackId, u64), Wanted>> {
+    fn locate(&self, ids: &[ChunkId], gone: &HashSet<PackId>) -> Result<BTreeMap<(PackId, u64), Wanted>> {
         let mut wanted: BTreeMap<(PackId, u64), Wanted> = BTreeMap::new();
         let mut seen = HashSet::with_capacity(ids.len());
         let ids: Vec<_> = ids.iter().filter(|id| seen.insert(**id)).copied().collect();
         for ids in ids.chunks(LOOKUP_BATCH) {
             let pending = self.pending.find(ids);
-            let durable = self.index.find(ids)?;
+            let durable = self.index.find_except(ids, gone)?;
             for ((id, pending), durable) in ids.iter().zip(pending).zip(durable) {
                 let (place, pending) = match (pending, durable) {
                     (_, Some(place)) => (place, None),
@@ -102,14 +136,22 @@ impl Packs {
         Ok(wanted)
     }
 
-    fn open(&self, pack: PackId, chunk: ChunkId) -> Result<Arc<dyn Object>> {
-        self.shelf.open(&layout::pack(&pack)).map_err(|error| {
-            if error.is_not_found() {
-                Error::Chunk { chunk, pack, problem: "the pack is gone".to_owned() }
-            } else {
-                error.into()
-            }
-        })
+    /// Where a durable copy of a chunk lies, in any pack but these, with that pack open. An index may name packs that are not
+    /// there any more; they are added to `gone`.
+    pub(crate) fn find_open(
+        &self,
+        id: ChunkId,
+        gone: &mut HashSet<PackId>,
+    ) -> Result<Option<(Place, Arc<dyn Object>)>> {
+        loop {
+            let Some(place) = self.index.find_except(&[id], gone)?.into_iter().next().flatten() else {
+                return Ok(None);
+            };
+            match self.shelf.open(&layout::pack(&place.pack)) {
+                Err(error) if error.is_not_found() => gone.insert(place.pack),
+                other => return Ok(Some((place, other?))),
+            };
+        }
     }
 
     /// Makes pending packs durable, one after the other, until the queue is closed. Runs in a thread of its own.
@@ -128,6 +170,10 @@ impl Packs {
     }
 }
 
+fn is_gone(chunk: ChunkId, pack: PackId) -> Error {
+    Error::Chunk { chunk, pack, problem: "the pack is gone".to_owned() }
+}
+
 /// Tells those who wait that the syncer will not come back.
 struct AbandonOnPanic<'a>(&'a Pending);
 
@@ -141,7 +187,7 @@ fn damaged(pack: PackId, chunk: ChunkId, error: &codec::Error) -> Error {
     Error::Chunk { chunk, pack, problem: error.to_string() }
 }
 
-fn read(object: &dyn Object, pack: PackId, offset: u64, length: u64, wanted: &[ChunkId]) -> Result<Block> {
+pub(crate) fn read(object: &dyn Object, pack: PackId, offset: u64, length: u64, wanted: &[ChunkId]) -> Result<Block> {
     let chunk = wanted[0];
     let block = read_block(object, offset, length).map_err(|error| match error {
         ReadError::Problem(problem) => Error::Chunk { chunk, pack, problem },
@@ -155,7 +201,7 @@ fn read(object: &dyn Object, pack: PackId, offset: u64, length: u64, wanted: &[C
 
 /// Cuts blocks down to wanted chunks.
 #[derive(Debug, Default)]
-struct Thinner {
+pub(crate) struct Thinner {
     tools: Option<(Decoder, Encoder)>,
 }
 
@@ -167,9 +213,22 @@ impl Thinner {
         if wanted_bytes * 2 >= u64::from(block.header.plain_length()) {
             return Ok(block);
         }
+        self.cut(&block, &wanted)
+    }
+
+    /// A block of the wanted chunks alone.
+    pub(crate) fn only(&mut self, block: Block, wanted: &[ChunkId]) -> Result<Block, codec::Error> {
+        let wanted: HashSet<_> = wanted.iter().collect();
+        if block.header.chunks.iter().all(|chunk| wanted.contains(&chunk.id)) {
+            return Ok(block);
+        }
+        self.cut(&block, &wanted)
+    }
+
+    fn cut(&mut self, block: &Block, wanted: &HashSet<&ChunkId>) -> Result<Block, codec::Error> {
         let (decoder, encoder) =
             self.tools.get_or_insert_with(|| (Decoder::new(), Encoder::new(Compression::default())));
-        let plain = decoder.decode(&block)?;
+        let plain = decoder.decode(block)?;
         let mut kept = Vec::with_capacity(wanted.len());
         for (chunk, bytes) in codec::chunks(&block.header, &plain) {
             if wanted.contains(&chunk.id) && kept.iter().all(|(id, _)| *id != chunk.id) {
@@ -202,7 +261,9 @@ impl<'a> PlainReader<'a> {
         }
         let Some(place) = self.packs.index.find(&[id])?.into_iter().next().flatten() else { return Ok(None) };
         if self.last.as_ref().is_none_or(|(last, ..)| *last != place) {
-            let object = self.packs.open(place.pack, id)?;
+            let mut gone = HashSet::new();
+            let found = self.packs.find_open(id, &mut gone)?;
+            let (place, object) = found.ok_or_else(|| is_gone(id, place.pack))?;
             let block = read(&*object, place.pack, place.offset, place.length, &[id])?;
             let plain = self.decoder.decode(&block).map_err(|error| Error::Chunk {
                 chunk: id,
@@ -211,7 +272,7 @@ impl<'a> PlainReader<'a> {
             })?;
             self.last = Some((place, block, plain));
         }
-        let Some((_, block, plain)) = &self.last else { return Ok(None) };
+        let Some((place, block, plain)) = &self.last else { return Ok(None) };
         let found = codec::chunks(&block.header, plain).find(|(chunk, _)| chunk.id == id);
         match found {
             Some((_, bytes)) => {

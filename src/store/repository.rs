@@ -18,6 +18,7 @@ use crate::store::owner_log::{self, OwnerLog};
 use crate::store::pack_writer::PackWriter;
 use crate::store::packs::Packs;
 use crate::store::pending::Pending;
+use crate::store::prune::{only_pruner, trash};
 use crate::store::records::{All, Kept, Records};
 use crate::store::recovery::RecoveryReport;
 use crate::store::set_aside::Fate;
@@ -278,6 +279,10 @@ impl Repository {
         let _prune = Lock::shared(&self.lock("prune"))?;
         self.packs.pending.drain();
         let mut missing = stream::missing(&self.packs, &record)?;
+        // What the source was told is there may have gone to the trash since.
+        while !missing.is_empty() && trash::rescue(&self.packs, &missing)? > 0 {
+            missing = stream::missing(&self.packs, &record)?;
+        }
         if !missing.is_empty() && self.packs.index.doubt(self.packs.clock.instant())? {
             missing = stream::missing(&self.packs, &record)?;
         }
@@ -297,6 +302,26 @@ impl Repository {
         let received_at = after_last.map_or(now, |after| now.max(after));
         let receipt = Receipt { record: id, received_at, from };
         Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
+    }
+
+    /// Brings a forgotten snapshot back, while its data is there.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when it is not; [`Error::Refused`] for one that is not forgotten.
+    pub fn bring_back(&self, id: &SnapshotId) -> Result<()> {
+        let _only = only_pruner(self)?;
+        let all = self.records.all()?;
+        let kept = all.find(id).filter(|_| self.forgotten.all().is_ok_and(|marks| marks.contains_key(id)));
+        let kept = kept.ok_or_else(|| Error::Refused("it is not a forgotten snapshot".to_owned()))?;
+        let _prune = Lock::shared(&self.lock("prune"))?;
+        let mut missing = stream::missing(&self.packs, &kept.record)?;
+        while !missing.is_empty() && trash::rescue(&self.packs, &missing)? > 0 {
+            missing = stream::missing(&self.packs, &kept.record)?;
+        }
+        if !missing.is_empty() {
+            return Err(Error::Gone { id: *id, missing: missing.len() });
+        }
+        self.forgotten.bring_back(id, self.packs.clock.now())
     }
 
     /// Waits until everything that was finished before is durable.

@@ -18,6 +18,9 @@ use std::fmt;
 /// no flood of snapshots pushes out the good ones.
 pub const FLOOR_DAYS: i64 = 7;
 
+/// What a person brought back stays for so many days more, whatever the rules: somebody needs it.
+pub const BROUGHT_BACK_DAYS: i64 = 90;
+
 /// A snapshot as far as the rules look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -27,12 +30,14 @@ pub struct Candidate {
     pub received_at: Timestamp,
     /// The label that a person gave.
     pub tag: Option<String>,
+    /// When a person brought it back after it had been forgotten.
+    pub brought_back: Option<Timestamp>,
 }
 
 impl Candidate {
     /// What the rules look at.
-    pub fn of(info: &SnapshotInfo, record: &Record) -> Self {
-        Self { id: info.id, received_at: info.receipt.received_at, tag: record.tag.clone() }
+    pub fn of(info: &SnapshotInfo, record: &Record, brought_back: Option<Timestamp>) -> Self {
+        Self { id: info.id, received_at: info.receipt.received_at, tag: record.tag.clone(), brought_back }
     }
 }
 
@@ -53,6 +58,8 @@ pub enum Reason {
     Within,
     /// It carries this tag.
     Tag(String),
+    /// A person brought it back within [`BROUGHT_BACK_DAYS`].
+    BroughtBack,
 }
 
 impl fmt::Display for Reason {
@@ -64,6 +71,7 @@ impl fmt::Display for Reason {
             Self::Last => f.write_str("last"),
             Self::Period(kind, period) => write!(f, "{kind} {period}"),
             Self::Within => f.write_str("within"),
+            Self::BroughtBack => f.write_str("brought back"),
             Self::Tag(tag) => write!(f, "tag {}", crate::model::text::clean(tag)),
         }
     }
@@ -90,7 +98,8 @@ impl Decision {
 /// Decides about the snapshots of one set, given oldest first, as their chain has them. The answers are in the same order.
 pub fn decide(keep: &Keep, snapshots: &[Candidate], now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
     let everything = keep.all || keep.is_empty();
-    let floor = now.checked_sub(SignedDuration::from_hours(24 * FLOOR_DAYS)).unwrap_or(Timestamp::MIN);
+    let ago = |days: i64| now.checked_sub(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MIN);
+    let (floor, back) = (ago(FLOOR_DAYS), ago(BROUGHT_BACK_DAYS));
     let within = keep.within.map(|within| within.before(now, zone));
     let mut last = keep.last;
     let mut periods = periods(keep);
@@ -115,6 +124,9 @@ pub fn decide(keep: &Keep, snapshots: &[Candidate], now: Timestamp, zone: &TimeZ
         reasons.extend(periods.iter_mut().filter_map(|period| period.wants(&local)));
         if within.is_some_and(|within| at > within) {
             reasons.push(Reason::Within);
+        }
+        if snapshot.brought_back.is_some_and(|at| at > back) {
+            reasons.push(Reason::BroughtBack);
         }
         let tag = snapshot.tag.as_ref().filter(|tag| keep.tag.contains(tag));
         reasons.extend(tag.map(|tag| Reason::Tag(tag.clone())));
@@ -183,6 +195,7 @@ mod tests {
             id: SnapshotId::from_bytes([number as u8; 32]),
             received_at: format!("{time}Z").parse().unwrap(),
             tag: None,
+            brought_back: None,
         };
         times.iter().enumerate().map(candidate).collect()
     }
@@ -284,15 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn within_goes_by_now_and_tags_stay() {
+    fn within_goes_by_now_and_tags_and_what_was_brought_back_lately_stay() {
         let keep = Keep { within: "90d".parse().ok(), tag: vec!["tax".to_owned()], ..Keep::default() };
         let mut snapshots = at(&TIMES);
         snapshots[1].tag = Some("tax".to_owned());
         snapshots[2].tag = Some("other".to_owned());
+        snapshots[3].brought_back = "2025-03-02T09:00:00Z".parse().ok();
+        snapshots[4].brought_back = "2025-02-01T09:00:00Z".parse().ok();
         let now = "2025-05-30T09:00:00Z".parse().unwrap();
         let decisions = decide(&keep, &snapshots, now, &TimeZone::UTC);
         let stays: Vec<_> = decisions.iter().enumerate().filter(|(_, d)| d.stays()).map(|(number, _)| number).collect();
-        assert_eq!(stays, [1, 11, 12, 13]);
+        assert_eq!(stays, [1, 3, 11, 12, 13]);
+        assert_eq!(decisions[3].reasons, [Reason::BroughtBack]);
         assert_eq!(decisions[1].reasons, [Reason::Tag("tax".to_owned())]);
     }
 

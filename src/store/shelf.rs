@@ -6,6 +6,7 @@
 
 use crate::platform::Result;
 use crate::store::layout::ObjectName;
+use jiff::Timestamp;
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,6 +51,11 @@ pub trait Shelf: Send + Sync + fmt::Debug {
         let bytes = self.get(from)?;
         self.put(to, &bytes)?;
         self.delete(from)
+    }
+
+    /// When an object was written, where the shelf knows. For a guess at its age; nothing that must hold rests on it.
+    fn written_at(&self, _name: &ObjectName) -> Result<Option<Timestamp>> {
+        Ok(None)
     }
 }
 

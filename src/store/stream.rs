@@ -5,10 +5,11 @@
 
 use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::limits::{MAX_STREAM_DEPTH, MAX_STREAM_IDS};
-use crate::model::{ChunkId, Record, Stream};
+use crate::model::{ChunkId, PackId, Record, Stream};
 use crate::store::error::{Error, Result};
+use crate::store::layout;
 use crate::store::packs::{LOOKUP_BATCH, Packs, PlainReader};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Chunks of a manifest with all its lists: 4 Mi of the smallest cut are 256 GiB.
 const MAX_MANIFEST_CHUNKS: u64 = 4 << 20;
@@ -66,6 +67,9 @@ struct Walk<'a> {
     broken: bool,
     /// For each level, the beginning of an id whose end lies in the next chunk.
     carry: Vec<Vec<u8>>,
+    /// Packs that were seen on the shelf, and such as the index names and that are not there.
+    there: HashSet<PackId>,
+    gone: HashSet<PackId>,
 }
 
 impl<'a> Walk<'a> {
@@ -80,6 +84,8 @@ impl<'a> Walk<'a> {
             bytes: 0,
             broken: false,
             carry: Vec::new(),
+            there: HashSet::new(),
+            gone: HashSet::new(),
         }
     }
 
@@ -144,11 +150,31 @@ impl<'a> Walk<'a> {
         if self.batch.len() >= LOOKUP_BATCH { self.look_up() } else { Ok(()) }
     }
 
+    /// A pack that the index names counts only when it is on the shelf: another process may have thrown it away while this one
+    /// brought the index up to date.
     fn look_up(&mut self) -> Result<()> {
-        let places = self.packs.index.find(&self.batch)?;
-        let absent = self.batch.iter().zip(places).filter(|(_, place)| place.is_none()).map(|(id, _)| *id);
-        self.missing.extend(absent);
-        self.batch.clear();
-        Ok(())
+        loop {
+            let places = self.packs.index.find_except(&self.batch, &self.gone)?;
+            let mut all_there = true;
+            for pack in places.iter().flatten().map(|place| place.pack) {
+                if self.there.contains(&pack) || self.gone.contains(&pack) {
+                    continue;
+                }
+                match self.packs.shelf.open(&layout::pack(&pack)) {
+                    Ok(_) => self.there.insert(pack),
+                    Err(error) if error.is_not_found() => {
+                        all_there = false;
+                        self.gone.insert(pack)
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            if all_there {
+                let absent = self.batch.iter().zip(places).filter(|(_, place)| place.is_none()).map(|(id, _)| *id);
+                self.missing.extend(absent);
+                self.batch.clear();
+                return Ok(());
+            }
+        }
     }
 }

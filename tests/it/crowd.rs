@@ -9,9 +9,8 @@ use crate::support::program::until;
 use crate::support::scratch::long;
 use crate::support::tree::{assert_same, noise};
 use lan_backup::backup::filter::FilterOptions;
-use lan_backup::backup::{self, Plan, Roots, RunOptions, ScanOptions};
+use lan_backup::backup::{self, Effort, Plan, Roots, RunOptions, ScanOptions};
 use lan_backup::client::{Client, RemoteVault};
-use lan_backup::codec::Compression;
 use lan_backup::identity::{Expect, Identity, Trust, TrustStore};
 use lan_backup::model::snapshot::Root;
 use lan_backup::model::{
@@ -133,7 +132,7 @@ impl Caller {
             signer: self.device.signing_key().clone(),
             head: None,
             cache: None,
-            compression: Compression::default(),
+            compression: Effort::default(),
         };
         let monitor = Arc::new(RecordingMonitor::default());
         backup::run(vault, plan, options, Bench::clock(), monitor.clone(), Shutdown::new()).await.unwrap();

@@ -3,8 +3,7 @@
 use crate::support::tree::{self, assert_same, noise};
 use lan_backup::backup::cache::Cache;
 use lan_backup::backup::filter::FilterOptions;
-use lan_backup::backup::{self, Report, Roots, RunOptions, ScanOptions};
-use lan_backup::codec::Compression;
+use lan_backup::backup::{self, Effort, Report, Roots, RunOptions, ScanOptions};
 use lan_backup::model::{Alias, Changes, SnapshotInfo};
 use lan_backup::monitor::Counter;
 use lan_backup::monitor::recording::RecordingMonitor;
@@ -72,7 +71,7 @@ impl Bench {
             signer: SigningKey::from_bytes(&[3; 32]),
             head,
             cache: Some(cache),
-            compression: Compression::default(),
+            compression: Effort::default(),
         };
         backup::run(self.vault.clone(), plan, options, clock, self.monitor.clone(), Shutdown::new()).await
     }

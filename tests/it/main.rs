@@ -13,6 +13,8 @@ mod heal;
 mod hostile_manifest;
 mod model_based;
 mod power_cut;
+mod prune;
+mod prune_race;
 mod remote_engine;
 mod store_commit;
 mod store_crash;

@@ -6,7 +6,7 @@
 
 use crate::model::{ChunkId, PackId};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub(crate) struct PackRow {
 }
 
 /// Where a block lies that holds a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     pub(crate) pack: PackId,
     pub(crate) offset: u64,
@@ -183,28 +183,87 @@ pub(crate) fn drop_pack(transaction: &Transaction<'_>, number: i64) -> Result<()
     Ok(())
 }
 
-/// Where each of `ids` lies, in their order. All in one transaction, so that all answers are of one moment.
-/// `packs` is brought up to that moment when another process has added some.
+/// Drops a pack and the rows of its chunks, which are named; without a look at the rows of all other packs. Does nothing when
+/// the number means another pack: the index was built anew meanwhile.
+pub(crate) fn remove(
+    transaction: &Transaction<'_>,
+    number: i64,
+    pack: &PackId,
+    chunks: &[ChunkId],
+) -> Result<(), Trouble> {
+    let gone = transaction
+        .prepare_cached("DELETE FROM packs WHERE number = ?1 AND id = ?2")?
+        .execute(params![number, pack.as_bytes()])?;
+    if gone == 0 {
+        return Ok(());
+    }
+    let mut delete = transaction.prepare_cached("DELETE FROM chunks WHERE id = ?1 AND pack = ?2")?;
+    for id in chunks {
+        delete.execute(params![id.as_bytes(), number])?;
+    }
+    Ok(())
+}
+
+/// A row of the chunks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkRow {
+    pub(crate) id: ChunkId,
+    /// Its pack's number; with the id, the key of the row.
+    pub(crate) number: i64,
+    pub(crate) place: Place,
+}
+
+/// The next rows after a key, in the order of keys.
+pub(crate) fn page(
+    connection: &mut Connection,
+    packs: &mut PackRows,
+    after: Option<(ChunkId, i64)>,
+    limit: usize,
+) -> Result<Vec<ChunkRow>, Trouble> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let mut page = Vec::with_capacity(limit);
+    {
+        let sql = "SELECT id, pack, offset, length, checksum FROM chunks WHERE (id, pack) > (?1, ?2) \
+                   ORDER BY id, pack LIMIT ?3";
+        let mut statement = transaction.prepare_cached(sql)?;
+        let (id, number) = after.unwrap_or((ChunkId::from_bytes([0; 32]), -1));
+        let mut rows = statement.query(params![id.as_bytes(), number, limit as i64])?;
+        while let Some(row) = rows.next()? {
+            if !packs.contains_key(&row.get(1)?) {
+                *packs = self::packs(&transaction)?;
+            }
+            let (id, number, place) = chunk_row(row, packs)?;
+            page.push(ChunkRow { id, number, place });
+        }
+    }
+    transaction.commit()?;
+    Ok(page)
+}
+
+/// Where each of `ids` lies, in their order, in any pack but `except`. All in one transaction, so that all answers are of one
+/// moment. `packs` is brought up to that moment when another process has added some.
 pub(crate) fn find(
     connection: &mut Connection,
     packs: &mut PackRows,
     ids: &[ChunkId],
+    except: &HashSet<PackId>,
 ) -> Result<Vec<Option<Place>>, Trouble> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
     let mut places = Vec::with_capacity(ids.len());
     {
-        let sql = "SELECT id, pack, offset, length, checksum FROM chunks WHERE id = ?1 LIMIT 1";
+        let sql = "SELECT id, pack, offset, length, checksum FROM chunks WHERE id = ?1";
         let mut statement = transaction.prepare_cached(sql)?;
         for id in ids {
             let mut rows = statement.query([id.as_bytes()])?;
-            let Some(row) = rows.next()? else {
-                places.push(None);
-                continue;
-            };
-            if !packs.contains_key(&row.get(1)?) {
-                *packs = self::packs(&transaction)?;
+            let mut found = None;
+            while let (None, Some(row)) = (found, rows.next()?) {
+                if !packs.contains_key(&row.get(1)?) {
+                    *packs = self::packs(&transaction)?;
+                }
+                let place = chunk_row(row, packs)?.2;
+                found = (!except.contains(&place.pack)).then_some(place);
             }
-            places.push(Some(chunk_row(row, packs)?.2));
+            places.push(found);
         }
     }
     transaction.commit()?;

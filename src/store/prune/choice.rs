@@ -46,6 +46,7 @@ impl SetChoice {
 /// Applies rules to all sets of a repository, by name.
 pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &TimeZone) -> Result<Vec<SetChoice>> {
     let forgotten = repository.forgotten.all()?;
+    let brought_back = repository.forgotten.brought_back()?;
     let all = repository.records.all()?;
     let mut choices = Vec::new();
     // By set and sequence.
@@ -53,7 +54,10 @@ pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &
         let set = &chain[0].record.set;
         let Some(keep) = rules(set) else { continue };
         let present: Vec<_> = chain.iter().filter(|kept| !forgotten.contains_key(&kept.info.id)).collect();
-        let candidates: Vec<_> = present.iter().map(|kept| Candidate::of(&kept.info, &kept.record)).collect();
+        let candidates: Vec<_> = present
+            .iter()
+            .map(|kept| Candidate::of(&kept.info, &kept.record, brought_back.get(&kept.info.id).copied()))
+            .collect();
         let decisions = decide(&keep, &candidates, now, zone);
         let snapshots = present.iter().zip(decisions).map(|(kept, Decision { id, received_at, reasons })| Choice {
             id,

@@ -64,10 +64,11 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     }
     // A damaged mark still hides its snapshot: what is in doubt is not shown as there.
     let mut forgotten = HashSet::new();
-    for id in repository.packs.shelf.list(&layout::forgotten())?.iter().filter_map(layout::forgotten_id) {
+    for name in repository.packs.shelf.list(&layout::forgotten())? {
+        let Some((_, id)) = layout::timed_parts(&name) else { continue };
         forgotten.insert(id);
-        if let Err(error) = repository.forgotten.load(&id) {
-            add(&layout::forgotten_mark(&id), &told(&error));
+        if let Err(error) = repository.forgotten.load(&name, id) {
+            add(&name, &told(&error));
         }
     }
     let set_aside = set_aside(repository)?;

@@ -2,8 +2,7 @@
 
 use lan_backup::backup::cache::Cache;
 use lan_backup::backup::filter::FilterOptions;
-use lan_backup::backup::{self, Report, Roots, RunOptions, ScanOptions};
-use lan_backup::codec::Compression;
+use lan_backup::backup::{self, Effort, Report, Roots, RunOptions, ScanOptions};
 use lan_backup::model::{Alias, Content, Entry, EntryKind, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use lan_backup::monitor::recording::RecordingMonitor;
 use lan_backup::monitor::{Fault, Monitor};
@@ -90,7 +89,7 @@ impl Bench {
             signer: self.signer.clone(),
             head,
             cache: Some(self.cache(&**vault)),
-            compression: Compression::default(),
+            compression: Effort::default(),
         };
         backup::run(vault.clone(), plan, options, Self::clock(), monitor, Shutdown::new()).await
     }

@@ -1,0 +1,157 @@
+//! `prune`: forget what the keep rules do not want, and throw away what nothing needs any more.
+
+use crate::cli::ExitStatus;
+use crate::cli::keep::{KeepArgs, NO_RULES};
+use crate::cli::output::Output;
+use crate::cli::settings::Globals;
+use crate::cli::size;
+use crate::cli::snapshots::local_time;
+use crate::config::retention::TrashDays;
+use crate::daemon::Error;
+use crate::daemon::pruning::Policy;
+use crate::daemon::service::open_store;
+use crate::model::Alias;
+use crate::platform::shutdown::Shutdown;
+use crate::store::Repository;
+use crate::store::prune::choice::SetChoice;
+use crate::store::prune::{Amount, Obstacle, Prune, PrunePlan, PruneReport, Purpose};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Forget snapshots that the keep rules do not want, and free what nothing needs any more
+///
+/// What is forgotten can be brought back with `undelete` for the trash days. Without keep rules nothing is forgotten; what broken-off
+/// backups have left is thrown away all the same.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  lan-backup prune --dry-run                 by the rules in settings.toml\n  \
+    lan-backup prune\n  lan-backup prune --keep-within 30d --keep-monthly 24 --device laptop --set Documents")]
+pub struct Args {
+    #[command(flatten)]
+    keep: KeepArgs,
+    /// Only show what would be done
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// How long what is forgotten can be brought back; at least 1, usually 7
+    #[arg(long, value_name = "DAYS")]
+    trash_days: Option<TrashDays>,
+}
+
+/// Prunes one repository after the other.
+pub async fn run(globals: &Globals, args: Args, output: &Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
+    let context = globals.context(None)?;
+    let policy = args.keep.policy(&context, args.trash_days);
+    let (store, _) = open_store(&context, args.keep.store.clone()).await?;
+    if !policy.has_rules() {
+        output.say(NO_RULES);
+    }
+    let mut troubles = 0;
+    for repository in policy.repositories(&store)? {
+        let (policy, output, shutdown) = (policy.clone(), output.clone(), shutdown.clone());
+        let purpose = if args.dry_run { Purpose::Show } else { Purpose::Run };
+        let work = move || one(&repository, &policy, purpose, &output, &shutdown);
+        let fine = tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)??;
+        troubles += u64::from(!fine);
+    }
+    Ok(if troubles == 0 { ExitStatus::Done } else { ExitStatus::Failed })
+}
+
+/// Whether nothing stood in the way.
+fn one(
+    repository: &Arc<Repository>,
+    policy: &Policy,
+    purpose: Purpose,
+    output: &Output,
+    shutdown: &Shutdown,
+) -> Result<bool, Error> {
+    let rules = |set: &_| policy.keep_for(repository, set);
+    let stopped = || shutdown.is_stopped();
+    let prune = Prune::prepare(repository, &rules, &policy.options(), purpose, &stopped)?;
+    let alias = repository.alias();
+    show_plan(&alias, &prune.plan, purpose, output);
+    let obstacle = if purpose == Purpose::Show {
+        prune.plan.obstacle.clone()
+    } else {
+        let report = prune.run()?;
+        show_report(&alias, &report, output);
+        report.obstacle
+    };
+    match obstacle {
+        None => Ok(true),
+        Some(Obstacle::Stopped) => Err(Error::Stopped),
+        Some(obstacle) => {
+            output.event("obstacle", json!({ "alias": alias, "problem": obstacle.to_string() }));
+            output.talk(&format!("{alias}: {obstacle}"));
+            output.talk(
+                "hint: `lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has",
+            );
+            Ok(false)
+        }
+    }
+}
+
+fn show_plan(alias: &Alias, plan: &PrunePlan, purpose: Purpose, output: &Output) {
+    let (will, can) = match purpose {
+        Purpose::Show => ("would be forgotten", "would be possible"),
+        Purpose::Run => ("is forgotten", "is possible"),
+    };
+    for choice in &plan.sets {
+        for snapshot in choice.unwanted() {
+            output.line(&format!(
+                "{alias}, set `{}`: snapshot {} of {} {will} (keep {}); undelete {can} until {}",
+                choice.set,
+                snapshot.id.short(),
+                local_time(snapshot.received_at),
+                choice.keep,
+                local_time(plan.until),
+            ));
+        }
+    }
+    let unwanted: Vec<Value> = plan.sets.iter().flat_map(|choice: &SetChoice| {
+        choice.unwanted().map(move |snapshot| json!({ "set": choice.set, "snapshot": snapshot.id, "receivedAt": snapshot.received_at }))
+    }).collect();
+    output.event(
+        "plan",
+        json!({
+            "alias": alias, "forget": unwanted, "until": plan.until, "deleteNow": amount(plan.deletable),
+            "inTrash": amount(plan.waiting), "throwAway": amount(plan.dead), "repack": amount(plan.heavy), "later": amount(plan.later),
+        }),
+    );
+    if purpose == Purpose::Show {
+        output.line(&format!(
+            "{alias}: {} free now, {} within a day or two (unneeded packs {}, dead weight of others {}, in the trash {}), {} more when what is forgotten runs out",
+            size::bytes(plan.deletable.bytes),
+            size::bytes(plan.dead.bytes + plan.heavy.bytes + plan.waiting.bytes),
+            size::bytes(plan.dead.bytes),
+            size::bytes(plan.heavy.bytes),
+            size::bytes(plan.waiting.bytes),
+            size::bytes(plan.later.bytes),
+        ));
+    }
+}
+
+fn show_report(alias: &Alias, report: &PruneReport, output: &Output) {
+    output.event(
+        "pruned",
+        json!({
+            "alias": alias, "forgotten": report.forgotten.len(), "deleted": amount(report.deleted), "thrownAway": amount(report.thrown_away),
+            "repacked": amount(report.repacked), "inTrash": amount(report.waiting), "putBack": amount(report.put_back),
+        }),
+    );
+    output.line(&format!(
+        "{alias}: {} forgotten; {} freed; {} went to the trash, where they stay for a day",
+        snapshots(report.forgotten.len() as u64),
+        size::bytes(report.deleted.bytes),
+        size::bytes(report.thrown_away.bytes),
+    ));
+    if !report.forgotten.is_empty() {
+        output.say("`lan-backup undelete` lists what can be brought back");
+    }
+}
+
+fn snapshots(count: u64) -> String {
+    if count == 1 { "1 snapshot".to_owned() } else { format!("{} snapshots", size::count(count)) }
+}
+
+fn amount(amount: Amount) -> Value {
+    json!({ "packs": amount.packs, "bytes": amount.bytes })
+}
