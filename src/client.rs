@@ -40,6 +40,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 pub use error::{Error, Result};
 pub use exchange::Patience;
@@ -47,6 +48,9 @@ pub use pair::{Paired, PinSource, pair};
 pub use remote_vault::RemoteVault;
 pub use wire::register_in_the_clear;
 
+/// Calls under way at once to one device, each on a connection of its own: many sessions of one process would otherwise take all the
+/// places that the other device has, and be turned away.
+const MAX_CALLS: usize = 12;
 /// Connections kept open while idle: the engine has a handful of calls under way at once.
 const IDLE_CONNECTIONS: usize = 8;
 /// Shorter than the time after which receivers close idle connections (10 s), so that none is used while it is being closed.
@@ -62,6 +66,8 @@ pub struct Client {
 
 struct Inner {
     http: reqwest::Client,
+    /// Calls under way, each on a connection of its own.
+    turns: Arc<Semaphore>,
     addresses: Arc<Addresses>,
     expect: Expect,
     traffic: Traffic,
@@ -134,7 +140,8 @@ impl Client {
             .pool_idle_timeout(IDLE_TIME)
             .build()
             .map_err(|error| Error::Failed("the HTTPS client cannot be set up", error.into()))?;
-        let inner = Inner { http, addresses, expect, traffic: Traffic::default(), patience };
+        let turns = Arc::new(Semaphore::new(MAX_CALLS));
+        let inner = Inner { http, turns, addresses, expect, traffic: Traffic::default(), patience };
         Ok(Self { inner: Arc::new(inner) })
     }
 

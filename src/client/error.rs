@@ -114,9 +114,20 @@ impl Error {
         match self {
             Self::Offline(_) | Self::Broken(_) | Self::TimedOut(_) => true,
             Self::Answer { status, body } => {
-                body.code == ErrorCode::Busy
+                // The other side has cut off a body that stood still on the way, while this end still thought that it moved.
+                let cut = *status == StatusCode::REQUEST_TIMEOUT;
+                cut || body.code == ErrorCode::Busy
                     || matches!(*status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE)
             }
+            _ => false,
+        }
+    }
+
+    /// Whether the line is to blame: smaller pieces are less in danger.
+    pub(crate) fn is_the_lines_fault(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::TimedOut(_) => true,
+            Self::Answer { status, .. } => *status == StatusCode::REQUEST_TIMEOUT,
             _ => false,
         }
     }
@@ -268,6 +279,7 @@ mod tests {
         );
         assert!(answer(503, "").is_transient() && !answer(500, "").is_transient());
         assert!(!answer(429, "").is_transient());
+        assert!(answer(408, "").is_transient() && answer(408, "").is_the_lines_fault());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 /// A name that no resolver knows (RFC 6761), so that a request can never go anywhere but to our own resolver's answer.
@@ -183,6 +183,7 @@ impl Client {
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
     pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
         let traffic = &self.inner.traffic;
+        let turn = Arc::clone(&self.inner.turns).acquire_owned().await.expect("the semaphore is never closed");
         let progress = Arc::new(Progress::default());
         let mut request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
         if let Some(session) = &call.session {
@@ -232,7 +233,7 @@ impl Client {
             let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
             Error::from_connection(error.without_url(), connecting)
         })?;
-        let answer = Answer { response, traffic: traffic.clone(), patience: self.inner.patience };
+        let answer = Answer { response, traffic: traffic.clone(), patience: self.inner.patience, _turn: turn };
         if answer.response.status().is_success() { Ok(answer) } else { Err(answer.into_error().await) }
     }
 
@@ -305,6 +306,8 @@ fn unknown(pieces: mpsc::Receiver<Option<Bytes>>, traffic: Traffic) -> Body {
 /// An answer whose body has not been read yet.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// Until the body has been read, or nobody wants it.
+    _turn: OwnedSemaphorePermit,
     response: reqwest::Response,
     traffic: Traffic,
     patience: Patience,

@@ -87,7 +87,7 @@ impl RemoteVault {
                     (at, failed) = (at + count, 0);
                 }
                 Err(error) if error.is_transient() => {
-                    if matches!(error, Error::Broken(_) | Error::TimedOut(_)) {
+                    if error.is_the_lines_fault() {
                         self.size.broke();
                     }
                     failed += 1;

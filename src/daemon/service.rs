@@ -11,7 +11,7 @@ use crate::identity::PhoneBook;
 use crate::model::InboxKeep;
 use crate::model::limits::DEFAULT_PORT;
 use crate::platform;
-use crate::platform::lock::Lock;
+use crate::platform::lock::{Holders, Lock};
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
 use crate::server::{
@@ -284,10 +284,11 @@ impl Service {
     /// # Errors
     /// Another `serve` runs with this home, the port is taken, or the store cannot be opened.
     pub async fn start(context: &Context, options: ServeOptions) -> Result<Self> {
-        let lock = Lock::try_exclusive(&context.home.control_socket().with_extension("lock"))?;
-        let only = lock.ok_or_else(|| {
+        let lock = context.home.control_socket().with_extension("lock");
+        let only = Lock::try_exclusive(&lock)?.ok_or_else(|| {
             let hint = "stop that one first, or give this one another --home";
-            Error::usage("a `lan-backup serve` runs with this home already", hint)
+            let message = format!("a `lan-backup serve` runs with this home already: {}", Holders::of(&lock));
+            Error::usage(message, hint)
         })?;
         let folder = context.store_folder(options.store);
         let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());

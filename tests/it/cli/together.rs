@@ -3,7 +3,9 @@
 use crate::support::lan::Lan;
 use crate::support::program::until;
 use crate::support::tree::{assert_same, noise};
+use lan_backup::platform::lock::Lock;
 use std::fs;
+use std::time::Duration;
 
 #[test]
 fn two_devices_send_at_once_and_neither_sees_the_others_files() {
@@ -66,4 +68,30 @@ fn the_same_set_sent_twice_at_once_ends_in_one_chain() {
     assert_eq!(sequences, [1, 2]);
     laptop.run(&["restore", "nas", "--to", lan.path("to").to_str().unwrap()]).done();
     assert_same(&docs, &lan.path("to").join("docs"));
+}
+
+#[test]
+fn the_lock_of_a_living_process_names_it_and_that_of_a_dead_one_is_free_at_once() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", b"1")]);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    let process = format!("process {}", nas.serve.as_ref().unwrap().id());
+    nas.run(&["serve", "--port", "0"]).failed(2, "usage", &process, "stop that one first");
+
+    // What it holds as long as it lives: the lock on its folder for drafts.
+    let locks: Vec<_> = crate::store_support::files(&nas.store())
+        .into_iter()
+        .filter(|path| path.ends_with("lock") && path.to_string_lossy().contains("/staging/"))
+        .collect();
+    let [lock] = &locks[..] else { panic!("{locks:?}") };
+    let error = Lock::exclusive_within(lock, Duration::from_millis(10)).unwrap_err().source.to_string();
+    assert!(error.contains(&process) && error.contains("serve"), "{error}");
+    // A command beside it needs no more than a moment of the store's own lock.
+    assert_eq!(nas.snapshots(None).len(), 1);
+
+    nas.crash();
+    Lock::exclusive_within(lock, Duration::ZERO).unwrap();
+    nas.serve(&[]);
+    assert_eq!(nas.snapshots(None).len(), 1);
 }
