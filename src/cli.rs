@@ -5,6 +5,7 @@
 
 pub mod completions;
 pub mod devices;
+pub mod diagnose;
 pub mod diff;
 pub mod face;
 pub mod find;

@@ -16,14 +16,19 @@
 //! | [`https_caller`] | how it is called |
 //! | `scan`, `finder` | ask a whole subnet; find the one device that a person meant |
 //! | [`report`] | what was tried, for when nobody is there |
+//! | [`diagnosis`] | why a device is not seen: facts and conclusions; pure |
+//! | `diagnose`, [`probe`] | gather those facts; look closely at one address |
 
 mod announcer;
 mod asker;
+mod diagnose;
+pub mod diagnosis;
 mod finder;
 mod gate;
 pub mod https_caller;
 mod links;
 pub(crate) mod listener;
+pub mod probe;
 pub mod registry;
 pub mod report;
 mod scan;
@@ -48,6 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+pub use diagnosis::Diagnosis;
 pub use https_caller::HttpsCaller;
 pub use report::{Report, ScanReport};
 pub use selector::Selector;
@@ -255,6 +261,13 @@ impl DiscoveryHandle {
     /// what [`prove`](Self::prove) does.
     pub async fn look_around(&self, wait: Duration, scan_wait: Duration) -> Vec<Device> {
         finder::look_around(&self.state, wait, scan_wait).await
+    }
+
+    /// Looks at everything that may keep devices from being seen, for `wait` and as long as asking around takes (about six
+    /// seconds): interfaces, groups, every address of the subnets, and closely at the device that `selector` names. For a listener
+    /// that began just now.
+    pub async fn diagnose(&self, selector: Option<&Selector>, wait: Duration) -> Diagnosis {
+        diagnose::diagnose(&self.state, selector, wait).await
     }
 
     /// What was tried so far.

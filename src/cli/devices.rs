@@ -1,6 +1,7 @@
 //! `devices`: who is on the network.
 
 use crate::cli::ExitStatus;
+use crate::cli::diagnose;
 use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::client::Client;
@@ -20,8 +21,17 @@ const COUNT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Show who is on the network: lan-backup devices and LocalSend apps
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  lan-backup devices\n  lan-backup devices --wait 10 --json")]
+#[command(after_help = "Examples:\n  lan-backup devices\n  lan-backup devices --wait 10 --json\n  \
+    lan-backup devices --diagnose               why is nobody found?\n  \
+    lan-backup devices --diagnose nas           why is that one not found? By name or address")]
 pub struct Args {
+    /// Say why a device is not seen: interfaces, multicast, firewalls, addresses that were asked
+    #[arg(long)]
+    diagnose: bool,
+    /// The device that is not seen, by name or address
+    #[arg(requires = "diagnose")]
+    device: Option<String>,
+
     /// Seconds to listen
     #[arg(long, default_value_t = 3, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=30))]
     wait: u64,
@@ -30,6 +40,10 @@ pub struct Args {
 /// Asks a running `serve`, or listens for a moment.
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
+    if args.diagnose {
+        let wait = Duration::from_secs(args.wait);
+        return diagnose::run(&context, args.device.as_deref(), wait, output).await;
+    }
     let Neighbours { devices, copies, tried } =
         match control::ask(&context.home, &Request::Devices { wait: args.wait }).await {
             Ok(Answer::Devices(neighbours)) => neighbours,

@@ -1,6 +1,6 @@
 //! Calls `register` of one address and checks who answers: the only place where a claim becomes a proof.
 
-use crate::discovery::state::State;
+use crate::discovery::state::{Sign, State};
 use crate::discovery::{Route, Scheme};
 use crate::model::{Device, Fingerprint};
 use crate::protocol::Announcement;
@@ -52,7 +52,13 @@ pub(crate) async fn ask(state: &State, address: SocketAddr, ways: &[Way], claime
     for (scheme, route) in ways {
         let body = Announcement { announce: false, ..state.options.announcement.clone() };
         match tokio::time::timeout(CALL_LIMIT, state.caller.register(address, *scheme, *route, body)).await {
-            Ok(Ok(answer)) => return conclude(state, &answer.announcement, answer.certificate, address, claimed),
+            Ok(Ok(answer)) => {
+                let outcome = conclude(state, &answer.announcement, answer.certificate, address, claimed);
+                if let Outcome::Answered(Device { fingerprint: Some(fingerprint), .. }) = &outcome {
+                    state.note(fingerprint, Sign::Reached);
+                }
+                return outcome;
+            }
             Ok(Err(failure)) => reason = failure.sentence,
             Err(_) => {
                 // Whoever is silent in one language is so in the others.

@@ -4,8 +4,8 @@ use crate::discovery::announcer::datagram;
 use crate::discovery::asker::{Outcome, ask, conclude, ways_for};
 use crate::discovery::gate::is_on_link;
 use crate::discovery::links::Link;
-use crate::discovery::state::State;
-use crate::model::Fingerprint;
+use crate::discovery::state::{Sign, State};
+use crate::model::{Device, Fingerprint};
 use crate::protocol::Announcement;
 use crate::protocol::announce::MAX_DATAGRAM_BYTES;
 use std::net::SocketAddr;
@@ -75,6 +75,9 @@ pub(crate) fn hear(state: &Arc<State>, link: &Arc<Link>, bytes: &[u8], from: Soc
         state.tally().datagrams.far += 1;
         return;
     }
+    if let Ok(fingerprint) = said.fingerprint.parse() {
+        state.note(&fingerprint, Sign::Heard);
+    }
     // The address stays as heard, because an IPv6 one carries its interface.
     let mut address = from;
     address.set_port(said.port);
@@ -108,7 +111,11 @@ pub(crate) fn registered(state: &Arc<State>, said: &Announcement, from: SocketAd
         return;
     }
     if certificate.is_some() {
-        conclude(state, said, certificate, address, None);
+        if let Outcome::Answered(Device { fingerprint: Some(fingerprint), .. }) =
+            conclude(state, said, certificate, address, None)
+        {
+            state.note(&fingerprint, Sign::Called);
+        }
         return;
     }
     if state.registry().claim(said, address, state.now()) {

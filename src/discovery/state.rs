@@ -3,17 +3,17 @@
 use crate::discovery::announcer::Bursts;
 use crate::discovery::gate::Gate;
 use crate::discovery::links::Links;
-use crate::discovery::registry::{Registry, SEEN_FOR};
+use crate::discovery::registry::{MAX_DEVICES, Registry, SEEN_FOR};
 use crate::discovery::report::{DatagramReport, Failure, MAX_FAILURES, Report, ScanReport, Unreachable};
 use crate::discovery::{Caller, DiscoveryOptions};
-use crate::model::Device;
 use crate::model::text::clean;
+use crate::model::{Device, Fingerprint};
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -31,8 +31,31 @@ pub(crate) struct Tally {
     pub(crate) mismatched: u64,
     pub(crate) failures: VecDeque<Failure>,
     pub(crate) scan: Option<ScanReport>,
+    /// How devices were found.
+    evidence: BTreeMap<Fingerprint, Evidence>,
     /// Where other machines answered with this device's own certificate, and when.
     copies: BTreeMap<SocketAddr, Instant>,
+}
+
+/// How a device was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Evidence {
+    /// By its datagram, which may be forged.
+    pub(crate) heard: bool,
+    /// It called us.
+    pub(crate) called: bool,
+    /// It answered when we called.
+    pub(crate) reached: bool,
+    /// The first of these, since the start.
+    pub(crate) after: Duration,
+}
+
+/// One way of finding a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Heard,
+    Called,
+    Reached,
 }
 
 /// The shared state.
@@ -44,6 +67,7 @@ pub(crate) struct State {
     /// Permits for connect-backs.
     pub(crate) connect_backs: Arc<Semaphore>,
     pub(crate) bursts: Bursts,
+    started: Instant,
     tasks: TaskTracker,
     registry: Mutex<Registry>,
     gate: Mutex<Gate>,
@@ -60,6 +84,7 @@ impl State {
         }
         Arc::new(Self {
             gate: Mutex::new(Gate::new(options.clock.instant())),
+            started: options.clock.instant(),
             options,
             caller,
             shutdown,
@@ -137,6 +162,25 @@ impl State {
             && said.instance() != own.instance()
             && !ours(said)
             && !(ours(own) && (ip.is_loopback() || here()))
+    }
+
+    /// Notes how a device was found, for people who ask why.
+    pub(crate) fn note(&self, fingerprint: &Fingerprint, sign: Sign) {
+        let after = self.now().saturating_duration_since(self.started);
+        let mut tally = self.tally();
+        if tally.evidence.len() >= MAX_DEVICES && !tally.evidence.contains_key(fingerprint) {
+            return;
+        }
+        let evidence = tally.evidence.entry(*fingerprint).or_insert(Evidence { after, ..Evidence::default() });
+        match sign {
+            Sign::Heard => evidence.heard = true,
+            Sign::Called => evidence.called = true,
+            Sign::Reached => evidence.reached = true,
+        }
+    }
+
+    pub(crate) fn evidence(&self, fingerprint: &Fingerprint) -> Option<Evidence> {
+        self.tally().evidence.get(fingerprint).copied()
     }
 
     /// Another machine answered with this device's own certificate.

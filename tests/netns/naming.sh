@@ -101,7 +101,8 @@ passed "a device that is alone or was started again is no copy"
 
 # 6. The usual port is taken by another program: another one is used, announced and said.
 stop a
-at a sh -c "exec \"$bin\" --home \"$work/other\" --json serve --alias other --port 53317" >"$work/serve-other.log" 2>/dev/null </dev/null &
+ip netns exec "$lab-a" "$bin" --home "$work/other" --json serve --alias other --port 53317 \
+    >"$work/serve-other.log" 2>/dev/null </dev/null &
 served="$served $!"
 wait_for "the port is taken" grep -q '"event": *"listening"' "$work/serve-other.log"
 serve a alpha
