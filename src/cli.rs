@@ -4,6 +4,7 @@
 //! object a line.
 
 pub mod completions;
+pub mod copy;
 pub mod devices;
 pub mod diagnose;
 pub mod diff;
@@ -109,6 +110,7 @@ enum Command {
     Ls(ls::Args),
     Find(find::Args),
     Diff(diff::Args),
+    Copy(copy::Args),
     Restore(restore::Args),
     Status(status::Args),
     Verify(verify::Args),
@@ -193,6 +195,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Snapshots(args) => unless_stopped(shutdown, snapshots::run(&globals, &args, &output)).await,
         Command::Ls(args) => unless_stopped(shutdown, ls::run(&globals, &args, &output)).await,
         Command::Find(args) => unless_stopped(shutdown, find::run(&globals, &args, &output)).await,
+        Command::Copy(args) => copy::run(&globals, args, output, shutdown).await,
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,

@@ -14,6 +14,7 @@
 //! | `exchange` | one request and its answer: time limits, bounds, addresses |
 //! | [`upload_list`] | the body of `prepare-upload`, streamed |
 //! | `blocks` | blocks to a body and back |
+//! | [`localsend`] | the calls to stock LocalSend apps |
 //! | [`remote_vault`] | another device's repository as a [`Vault`](crate::vault::Vault) |
 //! | [`mod@pair`] | the PIN exchange, on one connection |
 //! | `wire` | one connection that the caller made |
@@ -23,6 +24,7 @@
 pub(crate) mod blocks;
 pub mod error;
 pub(crate) mod exchange;
+pub mod localsend;
 pub mod native;
 pub mod pair;
 pub mod remote_vault;
@@ -44,6 +46,7 @@ use tokio::sync::Semaphore;
 
 pub use error::{Error, Result};
 pub use exchange::Patience;
+pub use localsend::Offered;
 pub use pair::{Paired, PinSource, pair};
 pub use remote_vault::RemoteVault;
 pub use wire::register_in_the_clear;

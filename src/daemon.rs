@@ -12,6 +12,7 @@
 //! | [`keep_alive`] | keeps sessions open during long local work |
 //! | [`send`] | a backup, from end to end |
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
+//! | [`copy`] | what is kept at one place, at another, too |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
 //! | [`rotation`] | new certificates: this device's own, and those of others |
@@ -20,12 +21,14 @@
 
 pub mod context;
 pub mod control;
+pub mod copy;
 pub mod error;
 pub mod join;
 pub mod keep_alive;
 pub mod locate;
 pub mod look;
 pub mod neighbours;
+pub mod phone;
 pub mod pruning;
 pub mod retrieve;
 pub mod rotation;

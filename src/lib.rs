@@ -8,7 +8,7 @@
 //! | 1 | [`platform`] [`monitor`] [`chunker`] [`codec`] [`signer`] | tools |
 //! | 2 | [`vault`] | the seam: any place that keeps chunks and snapshots |
 //! | 3 | [`manifest`] | reads and writes the entry list through a vault |
-//! | 4 | [`config`] [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] | bricks that do not know each other |
+//! | 4 | [`config`] [`identity`] [`protocol`] [`store`] [`backup`] [`restore`] [`copy`] | bricks that do not know each other |
 //! | 5 | [`client`] [`server`] | speak HTTPS |
 //! | 6 | [`discovery`] | speaks to the neighbourhood |
 //! | 7 | [`daemon`] | a device as a whole: serving, backing up, restoring |
@@ -28,6 +28,7 @@ pub mod manifest;
 
 pub mod backup;
 pub mod config;
+pub mod copy;
 pub mod identity;
 pub mod protocol;
 pub mod restore;

@@ -17,6 +17,7 @@
 //! | [`sessions`] [`opening`] [`waiting`] [`cancel`] | sessions: rules, questions, long polls, their end |
 //! | [`prepare_upload`] [`manifest`] [`room`] [`missing`] [`upload`] [`finish`] | a backup, in the order of its calls |
 //! | [`listing`] [`prepare_download`] [`chunks`] | a restore |
+//! | [`prepare_copy`] | a copy of a repository comes |
 //! | [`localsend`] | files from stock LocalSend apps |
 //! | [`info`] | who is here |
 //! | [`rotated`] [`impostors`] | who was known by another certificate, and who only has a known name |
@@ -45,6 +46,7 @@ mod missing;
 mod opening;
 mod pair_routes;
 mod pairing;
+mod prepare_copy;
 mod prepare_download;
 mod prepare_upload;
 mod room;

@@ -14,14 +14,17 @@
 //! | `records`, `stream` | snapshots, and whether everything is there that one needs |
 //! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
+//! | `copies` | repositories that were copied from another store |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
+//! | [`rhythm`] | which backups are overdue |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
 //! | [`marks`], [`scrub`], [`scrubber`], [`health`] | what is known about damage, and when what was read last |
 
+mod copies;
 mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
@@ -46,6 +49,7 @@ pub mod recovery;
 pub mod repair;
 pub mod repository;
 pub mod retention;
+pub mod rhythm;
 pub mod scrub;
 pub mod scrubber;
 mod sealed;
@@ -274,22 +278,9 @@ impl Store {
             return Err(error);
         }
         let id = RepositoryId::from_random(random::bytes());
-        let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
-        inner.disk.create_dir_all(&folder)?;
-        inner.disk.sync_dir(&inner.folder.join(REPOSITORIES))?;
-        let (shelf, _) = FolderShelf::open_on(&inner.disk, &folder)?;
         let at = inner.clock.now();
-        let config = Config::new(id, at);
         let event = OwnerEvent::Create { fingerprint: owner, signer: signer.to_owned(), alias, at };
-        let shelf = (inner.wrap)(shelf);
-        owner_log::OwnerLog::open(id, Arc::clone(&shelf), inner.signer.clone())?.append(event)?;
-        // The config comes last: a folder without one is not a repository yet.
-        shelf.put(&layout::config(), to_sealed_json(&config)?.as_bytes())?;
-        let (clock, key) = (Arc::clone(&inner.clock), inner.signer.clone());
-        let repository = Repository::open(&folder, config, shelf, clock, key, &mut RecoveryReport::default())?;
-        let repository = Arc::new(repository);
-        known.open.insert(id, Arc::clone(&repository));
-        Ok(repository)
+        inner.make(&mut known, Config::new(id, at), &[event], None)
     }
 
     /// The repositories that a person may have meant: by an alias of its owner (whatever the case), or by the beginning of
@@ -323,11 +314,40 @@ fn newest_owned(repositories: Vec<Arc<Repository>>, owner: &Fingerprint) -> Opti
     };
     repositories
         .into_iter()
-        .filter(|repository| repository.owner() == *owner)
+        // What another device has copied here is not what its owner has backed up here.
+        .filter(|repository| repository.owner() == *owner && repository.copied_from().is_none())
         .max_by_key(|repository| since(repository))
 }
 
 impl Inner {
+    /// Makes a repository with this owner log; with a mark when it is a copy that another device brings.
+    fn make(
+        &self,
+        known: &mut Known,
+        config: Config,
+        events: &[OwnerEvent],
+        copied_from: Option<Fingerprint>,
+    ) -> Result<Arc<Repository>> {
+        let id = config.id;
+        let folder = self.folder.join(REPOSITORIES).join(id.to_string());
+        self.disk.create_dir_all(&folder)?;
+        self.disk.sync_dir(&self.folder.join(REPOSITORIES))?;
+        let (shelf, _) = FolderShelf::open_on(&self.disk, &folder)?;
+        let shelf = (self.wrap)(shelf);
+        // A copy of which the making was interrupted has a part of its log already.
+        copies::extend(&owner_log::OwnerLog::open(id, Arc::clone(&shelf), self.signer.clone())?, events)?;
+        if let Some(from) = copied_from {
+            copies::save(&*shelf, from, self.clock.now())?;
+        }
+        // The config comes last: a folder without one is not a repository yet.
+        shelf.put(&layout::config(), to_sealed_json(&config)?.as_bytes())?;
+        let (clock, key) = (Arc::clone(&self.clock), self.signer.clone());
+        let repository = Repository::open(&folder, config, shelf, clock, key, &mut RecoveryReport::default())?;
+        let repository = Arc::new(repository);
+        known.open.insert(id, Arc::clone(&repository));
+        Ok(repository)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.repositories.lock().unwrap_or_else(PoisonError::into_inner)
     }

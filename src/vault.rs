@@ -14,6 +14,9 @@ use std::future::Future;
 
 pub use memory::MemoryVault;
 
+/// Chunks asked for at once by who does not know how large they are: 48 MiB at the most.
+const UNKNOWN_SIZES: usize = 24;
+
 /// What went wrong in a vault, by kind; the engine decides by the kind and shows the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,10 +65,21 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// that is kind to the packs; they may hold other chunks, too. Not checked: the caller decodes, and so checks, them.
     fn get(&self, ids: Vec<ChunkId>) -> impl Future<Output = Result<Vec<Block>>> + Send;
 
+    /// Blocks that hold some of `ids`, at least one, and not much more than `bytes` encoded: for those who do not know how much
+    /// they ask for. Not checked either.
+    fn get_some(&self, ids: Vec<ChunkId>, _bytes: u64) -> impl Future<Output = Result<Vec<Block>>> + Send {
+        let few = ids.into_iter().take(UNKNOWN_SIZES).collect();
+        async move { self.get(few).await }
+    }
+
     /// All snapshots of the repository, by set and sequence.
     fn snapshots(&self) -> impl Future<Output = Result<Vec<SnapshotInfo>>> + Send;
 
     /// Commits a record whose chunks were put: checks its signature, its place in the chain and every ref, makes everything
     /// durable, then answers. The one step that makes a snapshot exist.
     fn commit(&self, record: SignedRecord) -> impl Future<Output = Result<SnapshotId>> + Send;
+
+    /// Keeps a record whose chunks are not there, marked as forgotten because it was not copied: so that the chain can be checked
+    /// and go on. A commit of the same record later, when everything is there, ends that.
+    fn commit_without_data(&self, record: SignedRecord) -> impl Future<Output = Result<SnapshotId>> + Send;
 }

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["platform", "monitor", "chunker", "codec", "signer"],
     &["vault"],
     &["manifest"],
-    &["config", "identity", "protocol", "store", "backup", "restore"],
+    &["config", "identity", "protocol", "store", "backup", "restore", "copy"],
     &["client", "server"],
     &["discovery"],
     &["daemon", "fuzzing"],

@@ -4,6 +4,7 @@ use crate::cli::output::Output;
 use crate::cli::size;
 use crate::client::{self, PinSource};
 use crate::daemon::locate::Chooser;
+use crate::daemon::phone::PhonePin;
 use crate::model::{Device, Fingerprint, InboxKeep, Pin, ShortCode};
 use crate::platform::fs;
 use crate::protocol::pairing::PairState;
@@ -103,6 +104,28 @@ impl PinSource for Face {
             let text = asked.await.map_err(|error| no_pin(io::Error::other(error)))?;
             let text = text.map_err(|error| no_pin(io::Error::other(error)))?;
             text.parse().map_err(|error| no_pin(io::Error::other::<crate::model::ParseError>(error)))
+        })
+    }
+}
+
+impl PhonePin for Face {
+    fn pin(&mut self, again: bool) -> BoxFuture<'_, crate::daemon::Result<String>> {
+        Box::pin(async move {
+            let failed = |error: io::Error| crate::daemon::Error::from(no_pin(error));
+            if let Some(path) = self.pin_file.clone() {
+                if again {
+                    return Err(client::Error::WrongPin { attempts_left: 0 }.into());
+                }
+                let read = tokio::task::spawn_blocking(move || read_line(&path)).await;
+                return Ok(read.map_err(io::Error::other).and_then(|read| read).map_err(failed)?.trim().to_owned());
+            }
+            if !self.output.is_interactive() {
+                return Err(failed(io::Error::other("there is no terminal to type it at")));
+            }
+            let prompt = if again { "that was not it; PIN of the LocalSend app" } else { "PIN of the LocalSend app" };
+            let asked = tokio::task::spawn_blocking(move || Input::<String>::new().with_prompt(prompt).interact_text());
+            let text = asked.await.map_err(|error| failed(io::Error::other(error)))?;
+            Ok(text.map_err(|error| failed(io::Error::other(error)))?.trim().to_owned())
         })
     }
 }

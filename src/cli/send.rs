@@ -10,9 +10,10 @@ use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::codec::Compression;
-use crate::daemon::Error;
-use crate::daemon::locate::locate;
+use crate::daemon::locate::{Answering, locate_any};
+use crate::daemon::phone::{self, Phone};
 use crate::daemon::send::{self, Prepared, SendOptions};
+use crate::daemon::{Context, Error};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use serde_json::json;
@@ -77,18 +78,27 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let context = globals.context(None)?;
     let began = Instant::now();
     let mut face = Face::new(output.clone(), args.pin_file);
-    let located = tokio::select! {
-        located = locate(&context, &args.device, &mut face) => located?,
+    let answering = tokio::select! {
+        answering = locate_any(&context, &args.device, &mut face) => answering?,
         () = shutdown.stopped() => return Err(Error::Stopped),
+    };
+    let filter =
+        FilterOptions { exclude: args.exclude, exclude_files: args.exclude_file, exclude_caches: args.exclude_caches };
+    let located = match answering {
+        Answering::LanBackup(located) => located,
+        Answering::Phone(_) if args.dry_run => {
+            let message =
+                format!("`{}` runs a LocalSend app, which says what it wants only when it is asked", args.device);
+            return Err(Error::usage(message, "leave out --dry-run: its person is asked before anything is sent"));
+        }
+        Answering::Phone(phone) => {
+            return to_phone(&context, &phone, &args.paths, &filter, &mut face, &output, &shutdown).await;
+        }
     };
     let options = SendOptions {
         paths: args.paths,
         set: args.set,
-        filter: FilterOptions {
-            exclude: args.exclude,
-            exclude_files: args.exclude_file,
-            exclude_caches: args.exclude_caches,
-        },
+        filter,
         tag: args.tag,
         change_roots: args.change_roots,
         compression: args.compression,
@@ -130,6 +140,47 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     output.say(&format!("to get it back: lan-backup restore {} {id} --to DIR", quoted(&args.device)));
     if faults > 0 {
         output.talk(&format!("{} could not be backed up, as listed above", size::things(faults)));
+    }
+    Ok(ExitStatus::with_faults(faults))
+}
+
+/// Sends files to a LocalSend app.
+pub async fn to_phone(
+    context: &Context,
+    phone: &Phone,
+    paths: &[PathBuf],
+    filter: &FilterOptions,
+    face: &mut Face,
+    output: &Output,
+    shutdown: &Shutdown,
+) -> Result<ExitStatus, Error> {
+    let began = Instant::now();
+    let progress = Arc::new(Progress::new(output.clone()));
+    let monitor: Arc<dyn Monitor> = progress.clone();
+    let delivered = phone::deliver(context, phone, paths, filter, face, monitor, shutdown).await;
+    progress.finish();
+    let delivered = delivered?;
+    let faults = progress.faults();
+    output.event(
+        "finished",
+        json!({
+            "to": phone.alias, "fingerprint": phone.fingerprint, "files": delivered.files, "bytes": delivered.bytes,
+            "notWanted": delivered.not_wanted, "failed": delivered.failed, "faults": faults,
+        }),
+    );
+    let left_out = match delivered.not_wanted {
+        0 => String::new(),
+        count => format!("; {} it did not want (it has them, or its person left them out)", size::count(count)),
+    };
+    output.say(&format!(
+        "sent {} files, {}, to {} with LocalSend in {}{left_out}",
+        size::count(delivered.files),
+        size::bytes(delivered.bytes),
+        phone.alias,
+        size::duration(began.elapsed()),
+    ));
+    if faults > 0 {
+        output.talk(&format!("{} did not arrive, as listed above", size::things(faults)));
     }
     Ok(ExitStatus::with_faults(faults))
 }

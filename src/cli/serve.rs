@@ -362,6 +362,7 @@ fn describe_session(session: &SessionSummary) -> String {
         (SessionKind::Backup, Some(set)) => format!("{} backs up `{set}`", session.alias),
         (SessionKind::Backup, None) => format!("{} backs up", session.alias),
         (SessionKind::Restore, _) => format!("{} restores", session.alias),
+        (SessionKind::Copy, _) => format!("{} copies a backup to here", session.alias),
         (SessionKind::Inbox, _) => format!(
             "{} sends {} files ({})",
             session.alias,

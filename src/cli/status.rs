@@ -9,6 +9,7 @@ use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::signer;
+use crate::store::rhythm::overdue_since;
 use crate::store::{Mark, RecoveryReport, Repository};
 use serde_json::json;
 use std::path::PathBuf;
@@ -98,19 +99,41 @@ async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Res
         let mut newest = std::collections::BTreeMap::new();
         for snapshot in &snapshots {
             if let Ok(record) = signer::open_record(&snapshot.signed) {
-                let entry = newest.entry(record.set.clone()).or_insert((0_u64, None));
-                *entry = (entry.0 + 1, Some((record, snapshot.receipt.received_at)));
+                let entry = newest.entry(record.set.clone()).or_insert((Vec::new(), None));
+                entry.0.push(snapshot.receipt.received_at);
+                entry.1 = Some((record, snapshot.receipt.received_at));
             }
         }
-        output
-            .row(&json!({ "kind": "repository", "alias": alias, "owner": repository.owner(), "storedBytes": stored }));
-        lines.push(vec![format!("  {alias}"), String::new(), String::new(), format!("{} stored", size::bytes(stored))]);
-        for (set, (count, last)) in newest {
+        let quota = context.settings.quota_gib.map(|gib| gib.saturating_mul(1 << 30));
+        let copied_from = repository.copied_from();
+        output.row(&json!({
+            "kind": "repository", "alias": alias, "owner": repository.owner(), "storedBytes": stored, "quotaBytes": quota,
+            "copiedFrom": copied_from,
+        }));
+        let of_quota = quota.map(|quota| format!(" of {}", size::bytes(quota))).unwrap_or_default();
+        let copy = copied_from.map(|from| format!("a copy that {} brings", from.short_code())).unwrap_or_default();
+        lines.push(vec![
+            format!("  {alias}"),
+            copy,
+            String::new(),
+            format!("{} stored{of_quota}", size::bytes(stored)),
+        ]);
+        for (set, (received, last)) in newest {
             let Some((record, received_at)) = last else { continue };
+            let count = received.len();
+            // Whoever brings a copy decides when; the rhythm is the original's.
+            let overdue = overdue_since(&received, context.clock.now()).filter(|_| copied_from.is_none());
             output.row(&json!({
                 "kind": "set", "alias": alias, "set": set, "snapshots": count, "lastReceivedAt": received_at,
-                "files": record.totals.files, "bytes": record.totals.bytes,
+                "files": record.totals.files, "bytes": record.totals.bytes, "overdueSince": overdue,
             }));
+            if let Some(since) = overdue {
+                output.line(&format!(
+                    "  OVERDUE: no backup of `{set}` has come from {alias} since {}; one was due by {}. Is `lan-backup send` still run there?",
+                    local_time(received_at),
+                    local_time(since),
+                ));
+            }
             let plural = if count == 1 { "snapshot" } else { "snapshots" };
             let size = size::bytes(record.totals.bytes);
             lines.push(vec![

@@ -3,6 +3,7 @@
 use crate::identity::{self, WrongFingerprint};
 use crate::model::text::clean;
 use crate::model::{ChunkId, Fingerprint};
+use crate::protocol::localsend::Trouble;
 use crate::protocol::{ErrorBody, ErrorCode};
 use crate::vault;
 use http::StatusCode;
@@ -89,7 +90,13 @@ impl Error {
     pub(crate) fn from_answer(status: StatusCode, body: &[u8]) -> Self {
         let body = serde_json::from_slice::<ErrorBody>(body).unwrap_or_else(|_| ErrorBody {
             code: code_of(status),
-            message: format!("the other device answered {status}"),
+            // LocalSend apps give a message and no code.
+            message: match serde_json::from_slice::<Trouble>(body) {
+                Ok(trouble) if !trouble.message.is_empty() => {
+                    format!("the other device answered {status}: {}", trouble.message)
+                }
+                _ => format!("the other device answered {status}"),
+            },
             hint: None,
             missing: Vec::new(),
             head: None,

@@ -130,6 +130,8 @@ pub(crate) enum Payload {
     Pieces(VecDeque<Bytes>),
     /// A list that is still being written.
     List(mpsc::Receiver<Bytes>),
+    /// A file as it is, of unknown length.
+    Stream(mpsc::Receiver<Bytes>),
 }
 
 impl Payload {
@@ -180,6 +182,19 @@ impl Client {
         }
     }
 
+    /// Who answers, whatever it answers.
+    pub(crate) async fn send_for_certificate(&self, call: &Call) -> Result<Option<Fingerprint>> {
+        let turn = Arc::clone(&self.inner.turns).acquire_owned().await.expect("the semaphore is never closed");
+        let request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
+        let response = timeout(call.answer, request.send()).await.map_err(|_| Error::TimedOut(call.what))?;
+        let response = response.map_err(|error| {
+            let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
+            Error::from_connection(error.without_url(), connecting)
+        })?;
+        let (traffic, patience) = (self.inner.traffic.clone(), self.inner.patience);
+        Ok(Answer { response, traffic, patience, _turn: turn }.fingerprint())
+    }
+
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
     pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
         let traffic = &self.inner.traffic;
@@ -213,6 +228,12 @@ impl Client {
                 let (sender, receiver) = mpsc::channel(LIST_CHANNEL);
                 list = Some((pieces, sender));
                 let request = request.header(header::CONTENT_TYPE, "application/zstd");
+                request.body(unknown(receiver, traffic.clone()))
+            }
+            Payload::Stream(pieces) => {
+                let (sender, receiver) = mpsc::channel(LIST_CHANNEL);
+                list = Some((pieces, sender));
+                let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
                 request.body(unknown(receiver, traffic.clone()))
             }
         };

@@ -7,12 +7,14 @@ use crate::client::exchange::{Call, MAX_SMALL_BYTES, Payload};
 use crate::client::retry;
 use crate::client::upload_list::{self, Entries};
 use crate::model::limits::MAX_BLOCK_PLAIN_BYTES;
-use crate::model::{Block, BlockHeader, ChunkId, Fingerprint, IdempotencyKey, SessionId, SignedRecord};
+use crate::model::{Block, BlockHeader, ChunkId, Fingerprint, IdempotencyKey, SessionId};
 use crate::platform::random;
 use crate::protocol::ErrorCode;
 use crate::protocol::listing::Listing;
 use crate::protocol::rotation::{Rotated, RotatedAnswer};
-use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, SessionState, Uploaded};
+use crate::protocol::session::{
+    Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, SessionState, Uploaded,
+};
 use crate::protocol::{Announcement, paths};
 use http::Method;
 use std::collections::HashSet;
@@ -80,6 +82,12 @@ impl Client {
         request.idempotency_key.get_or_insert_with(|| IdempotencyKey::from_random(random::bytes()));
         let call = self.call("answer to the request", Method::POST, paths::PREPARE_DOWNLOAD, None);
         self.send_again(&call, || Payload::json(&request)).await?.json(MAX_SMALL_BYTES).await
+    }
+
+    /// Opens a session that brings a copy of a repository.
+    pub async fn prepare_copy(&self, request: &PrepareCopy) -> Result<SessionAnswer> {
+        let call = self.call("answer to the request", Method::POST, paths::PREPARE_COPY, None);
+        self.send_again(&call, || Payload::json(request)).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Waits until a person has decided about a session. `on_tick` is called before each question, at least twice a minute.
@@ -184,7 +192,7 @@ impl Client {
     }
 
     /// Commits a record. Harmless twice: the same record is answered with the same snapshot.
-    pub(crate) async fn finish(&self, session: SessionId, record: &SignedRecord) -> Result<Finished> {
+    pub(crate) async fn finish(&self, session: SessionId, record: &Finish) -> Result<Finished> {
         let mut call = self.call("commit the snapshot", Method::POST, paths::FINISH, Some(session));
         call.answer = self.inner.patience.commit;
         self.send(&call, || Payload::json(record)).await?.json(MAX_SMALL_BYTES).await

@@ -9,7 +9,7 @@ use crate::client::retry::{self, UploadSize, retry};
 use crate::client::{Client, Traffic};
 use crate::model::limits::{MAX_FETCH_IDS, MAX_MISSING_IDS};
 use crate::model::{Block, ChunkId, RepositoryParameters, SessionId, SignedRecord, SnapshotId, SnapshotInfo};
-use crate::protocol::session::{SessionAnswer, SessionLimits};
+use crate::protocol::session::{Finish, SessionAnswer, SessionLimits};
 use crate::signer;
 use crate::vault::{self, Vault};
 use std::collections::HashSet;
@@ -119,6 +119,18 @@ impl RemoteVault {
     }
 }
 
+impl RemoteVault {
+    async fn finish(&self, body: Finish) -> vault::Result<SnapshotId> {
+        let _turn = self.turn().await;
+        let finished = retry(|| self.client.finish(self.session, &body)).await?;
+        if finished.snapshot == signer::snapshot_id(&body.signed) {
+            Ok(finished.snapshot)
+        } else {
+            Err(Error::NotUnderstood("for another snapshot than the one that was sent".to_owned()).into())
+        }
+    }
+}
+
 /// How many of `blocks`, at least one, go into an upload of at most `size` bytes.
 fn batch(blocks: &[Block], size: u64) -> usize {
     let mut total = 0;
@@ -167,13 +179,11 @@ impl Vault for RemoteVault {
     }
 
     async fn commit(&self, record: SignedRecord) -> vault::Result<SnapshotId> {
-        let _turn = self.turn().await;
-        let finished = retry(|| self.client.finish(self.session, &record)).await?;
-        if finished.snapshot == signer::snapshot_id(&record) {
-            Ok(finished.snapshot)
-        } else {
-            Err(Error::NotUnderstood("for another snapshot than the one that was sent".to_owned()).into())
-        }
+        self.finish(Finish { signed: record, without_data: false }).await
+    }
+
+    async fn commit_without_data(&self, record: SignedRecord) -> vault::Result<SnapshotId> {
+        self.finish(Finish { signed: record, without_data: true }).await
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::backup;
 use crate::client;
 use crate::config;
+use crate::copy;
 use crate::discovery;
 use crate::identity;
 use crate::model::{Alias, Fingerprint};
@@ -31,6 +32,9 @@ pub enum Error {
     /// The restore engine.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// The copy engine.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
     /// The vault, outside an engine.
     #[error(transparent)]
     Vault(#[from] vault::Error),
@@ -77,6 +81,15 @@ pub enum Error {
     /// The device is no lan-backup.
     #[error("`{0}` runs a LocalSend app, which can neither keep backups nor give them back")]
     NotLanBackup(String),
+    /// A paired device announces itself as LocalSend only: it is not called by that weaker protocol.
+    #[error(
+        "`{0}` is paired with this device, but shows itself as a LocalSend app only; it is not called that way, because \
+             somebody may want to get at your files by the weaker door"
+    )]
+    PairedAsLocalSend(String),
+    /// The receiver's person ended the transfer.
+    #[error("the person at {0} cancelled the transfer; what had arrived whole is there")]
+    CancelledThere(String),
     /// Wrong use of a command, beyond what the parser of the command line sees.
     #[error("{message}")]
     Usage {
@@ -120,7 +133,13 @@ impl Error {
 
     /// Whether the user stopped it.
     pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Backup(backup::Error::Stopped) | Self::Restore(restore::Error::Stopped))
+        matches!(
+            self,
+            Self::Stopped
+                | Self::Copy(copy::Error::Stopped)
+                | Self::Backup(backup::Error::Stopped)
+                | Self::Restore(restore::Error::Stopped)
+        )
     }
 
     /// The chain of errors in one sentence.
@@ -144,8 +163,10 @@ impl Error {
         let code = match self {
             Self::Client(error) => error.code(),
             Self::Vault(error)
+            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
             | Self::Backup(backup::Error::Vault(error))
             | Self::Restore(restore::Error::Vault(error)) => vault_code(error),
+            Self::Copy(copy::Error::Diverged { .. }) => "diverged",
             Self::Backup(backup::Error::Roots(_)) => "bad-path",
             Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => {
                 "bad-pattern"
@@ -162,6 +183,8 @@ impl Error {
             Self::Ambiguous { .. } => "ambiguous-device",
             Self::AnotherDevice { .. } => "wrong-fingerprint",
             Self::NotLanBackup(_) => "not-lan-backup",
+            Self::PairedAsLocalSend(_) => "downgrade-refused",
+            Self::CancelledThere(_) => "declined",
             Self::Usage { .. } => "usage",
             Self::PortTaken { .. } => "port-taken",
             Self::NotRunning => "not-running",
@@ -182,9 +205,13 @@ impl Error {
             Self::Store(error) => return store_hint(error).map(str::to_owned),
             Self::Usage { hint, .. } | Self::Refused { hint, .. } => return hint.clone(),
             Self::Vault(error)
+            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
             | Self::Backup(backup::Error::Vault(error))
             | Self::Restore(restore::Error::Vault(error)) => {
                 return vault_hint(error);
+            }
+            Self::Copy(copy::Error::Diverged { .. }) => {
+                "both go on by themselves now; copy to an empty folder, or to another device, to have both"
             }
             Self::UnknownDevice { tried, .. } => {
                 let first = "start `lan-backup serve` there, or give its address (192.168.1.7) instead of its name";
@@ -194,6 +221,9 @@ impl Error {
                 "if that device was set up anew, `lan-backup unpair` the old one first; otherwise somebody else has its address"
             }
             Self::Ambiguous { .. } => "name it by its code, the beginning of its fingerprint, or its address",
+            Self::PairedAsLocalSend(_) => {
+                "start `lan-backup serve` there; if it really is an app only now, `lan-backup unpair` it here first"
+            }
             Self::NotLanBackup(_) => "install lan-backup there, or pick another device: `lan-backup devices`",
             Self::PortTaken { .. } => "is another `serve` or a LocalSend app running? `--port 0` takes a free port",
             Self::NotRunning => "start it: `lan-backup serve`",

@@ -4,6 +4,7 @@
 //! called as it is. Only a name that is left is looked for.
 
 use crate::client::{self, Client, Patience};
+use crate::daemon::phone::Phone;
 use crate::daemon::rotation;
 use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
 use crate::daemon::{Context, Error, Result};
@@ -52,19 +53,42 @@ impl Located {
     }
 }
 
+/// What answers to a name.
+#[derive(Clone, Debug)]
+pub enum Answering {
+    /// A device that keeps backups.
+    LanBackup(Located),
+    /// A stock LocalSend app that is not paired.
+    Phone(Phone),
+}
+
 /// Finds the device that `name` means: an alias, the beginning of a fingerprint, or an address.
 ///
 /// # Errors
-/// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::NotLanBackup`].
+/// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::NotLanBackup`], [`Error::PairedAsLocalSend`].
 pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Located> {
-    let located = look_for(context, name, chooser).await?;
-    if let (Some(_), Some(address)) = (&located.trust, located.addresses.first()) {
-        rotation::introduce(context, *address, located.fingerprint).await;
+    match locate_any(context, name, chooser).await? {
+        Answering::LanBackup(located) => Ok(located),
+        Answering::Phone(phone) => Err(Error::NotLanBackup(phone.alias.to_string())),
     }
-    Ok(located)
 }
 
-async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Located> {
+/// The same, LocalSend apps included.
+///
+/// # Errors
+/// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::PairedAsLocalSend`].
+pub async fn locate_any(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Answering> {
+    let found = look_for(context, name, chooser).await?;
+    if let Answering::LanBackup(located) = &found
+        && located.trust.is_some()
+        && let Some(address) = located.addresses.first()
+    {
+        rotation::introduce(context, *address, located.fingerprint).await;
+    }
+    Ok(found)
+}
+
+async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Answering> {
     let selector: Selector = name.parse().map_err(|error: crate::model::ParseError| {
         Error::usage(
             error.to_string(),
@@ -75,7 +99,10 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
         let interfaces = interfaces::list().map_err(crate::discovery::Error::Interfaces)?;
         let address = place.resolve(DEFAULT_PORT, &interfaces);
         let address = address.map_err(|error| Error::usage(error.to_string(), "check the address"))?;
-        return at(context, address).await;
+        return match at(context, address).await {
+            Err(Error::NotLanBackup(_)) => phone_at(context, address).await.map(Answering::Phone),
+            other => other.map(Answering::LanBackup),
+        };
     }
     let fitting: Vec<Trust> = context
         .trust
@@ -86,7 +113,7 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
     if let [trust] = fitting.as_slice()
         && let Some(located) = at_last_address(context, trust).await?
     {
-        return Ok(located);
+        return Ok(Answering::LanBackup(located));
     }
     let neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await?;
     let found = neighbourhood.discovery().find(&selector, FIND_LIMIT).await;
@@ -99,7 +126,7 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
             if let [trust] = fitting.as_slice() {
                 for address in places {
                     if let Some(located) = under_another_certificate(context, trust, address).await? {
-                        return Ok(located);
+                        return Ok(Answering::LanBackup(located));
                     }
                 }
             }
@@ -119,12 +146,41 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
         },
     };
     if device.kind != DeviceKind::LanBackup {
-        return Err(Error::NotLanBackup(device.alias.to_string()));
+        let Some(fingerprint) = device.fingerprint else {
+            // Plain HTTP only: nobody can tell who it is.
+            return Err(Error::NotLanBackup(device.alias.to_string()));
+        };
+        return phone(context, fingerprint, device.alias, device.addresses).map(Answering::Phone);
     }
     let unknown = || Error::UnknownDevice { name: name.to_owned(), tried: String::new() };
     let fingerprint = device.fingerprint.ok_or_else(unknown)?;
     let trust = remember_address(context, fingerprint, device.addresses.first().copied())?;
-    Ok(Located { fingerprint, alias: device.alias, addresses: device.addresses, trust })
+    Ok(Answering::LanBackup(Located { fingerprint, alias: device.alias, addresses: device.addresses, trust }))
+}
+
+/// A LocalSend app, unless it is a paired device that is made to look like one: by its fingerprint, its name, or its address.
+fn phone(context: &Context, fingerprint: Fingerprint, alias: Alias, addresses: Vec<SocketAddr>) -> Result<Phone> {
+    let paired = context.trust.list().into_iter().find(|trust| {
+        trust.fingerprint == fingerprint
+            || trust.alias == alias
+            || trust.address.is_some_and(|address| addresses.contains(&address))
+    });
+    match paired {
+        Some(trust) => Err(Error::PairedAsLocalSend(trust.alias.to_string())),
+        None => Ok(Phone { fingerprint, alias, addresses }),
+    }
+}
+
+/// The app at an address. Who answers is looked at before a word of LocalSend's is said.
+async fn phone_at(context: &Context, address: SocketAddr) -> Result<Phone> {
+    let unproved = || client::Error::NotUnderstood("without a certificate".to_owned());
+    let first = Client::new(&context.identity, vec![address], Expect::FirstUse)?;
+    let fingerprint = first.certificate().await?.ok_or_else(unproved)?;
+    phone(context, fingerprint, Alias::new(&address.to_string()), vec![address])?;
+    let client = Client::new(&context.identity, vec![address], Expect::Known(fingerprint))?;
+    let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), DEFAULT_PORT, true);
+    let (said, _) = client.register_at(paths::LOCALSEND_REGISTER, &own).await?;
+    phone(context, fingerprint, said.alias, vec![address])
 }
 
 async fn at_last_address(context: &Context, trust: &Trust) -> Result<Option<Located>> {

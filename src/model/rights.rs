@@ -19,7 +19,7 @@ pub enum Right {
     RestoreOthers,
     /// Ask this device to run a backup of its own now.
     Trigger,
-    /// Copy whole repositories from here.
+    /// Keep copies of whole repositories here.
     Replicate,
 }
 

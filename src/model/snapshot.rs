@@ -110,6 +110,16 @@ pub struct Forgotten {
     pub until: Timestamp,
 }
 
+impl Forgotten {
+    /// The rule of a snapshot whose record was copied without its data.
+    pub const NOT_COPIED: &str = "not copied";
+
+    /// Whether its data was never here.
+    pub fn is_not_copied(&self) -> bool {
+        self.rule == Self::NOT_COPIED
+    }
+}
+
 /// A snapshot as it is advertised: everything a list or a chain check needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

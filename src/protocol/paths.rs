@@ -14,6 +14,8 @@ pub const PAIR_CONFIRM: &str = "/api/lan-backup/v1/pair/confirm";
 pub const ROTATED: &str = "/api/lan-backup/v1/rotated";
 /// `POST`: open a backup session, manifest first.
 pub const PREPARE_UPLOAD: &str = "/api/lan-backup/v1/prepare-upload";
+/// `POST`: open a session that brings a copy of a repository.
+pub const PREPARE_COPY: &str = "/api/lan-backup/v1/prepare-copy";
 /// `GET /{id}?wait=SECONDS`: what became of a session that waits for a person.
 pub const SESSIONS: &str = "/api/lan-backup/v1/sessions";
 /// `POST`: which of these chunks do you lack.

@@ -2,7 +2,8 @@
 
 use crate::model::snapshot::Root;
 use crate::model::{
-    Changes, IdempotencyKey, RepositoryId, RepositoryParameters, SessionId, SetName, SnapshotId, SnapshotInfo, Totals,
+    Changes, IdempotencyKey, OwnerEvent, RepositoryId, RepositoryParameters, SessionId, SetName, SignedRecord,
+    SnapshotId, SnapshotInfo, Totals,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -51,7 +52,29 @@ pub struct PrepareDownload {
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// Answer to `prepare-upload`, `prepare-download` (200 when open, 202 when waiting) and `GET sessions/{id}`.
+/// `prepare-copy`: asks to bring a copy of a repository, or to bring one that is there up to date.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrepareCopy {
+    /// Its id, and where it is cut.
+    pub repository: RepositoryParameters,
+    /// Whose it was and is, as its holder's owner log says.
+    pub owner_log: Vec<OwnerEvent>,
+}
+
+/// Body of `finish`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finish {
+    /// What is committed.
+    #[serde(flatten)]
+    pub signed: SignedRecord,
+    /// Of a copy: only the record is kept; its chunks are not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_data: bool,
+}
+
+/// Answer to `prepare-upload`, `prepare-copy`, `prepare-download` (200 when open, 202 when waiting) and `GET sessions/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionAnswer {
@@ -103,7 +126,7 @@ pub struct Uploaded {
     pub chunks: u64,
 }
 
-/// Answer to `finish`, whose body is a [`SignedRecord`](crate::model::SignedRecord).
+/// Answer to `finish`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finished {

@@ -1,10 +1,11 @@
 //! Holds `protocol.md` to the code: its table of routes is the router's, its codes are all there are, its examples can be read.
 
-use crate::model::SignedRecord;
 use crate::protocol::localsend::{FilesWanted, PrepareFiles};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::rotation::{MAX_FORMER, Rotated, RotatedAnswer};
-use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
+use crate::protocol::session::{
+    Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded,
+};
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
 use crate::server::allowance::WINDOWS_A_DAY;
 use crate::server::limits::{
@@ -136,9 +137,10 @@ fn every_example_can_be_read() {
     reads::<SessionAnswer>(r#"{"session":"#);
     reads::<PrepareUpload>(r#"{"api":1,"requiredFeatures""#);
     reads::<PrepareDownload>(r#"{"of":"laptop""#);
+    reads::<PrepareCopy>(r#"{"repository":{"id":"…32 hex…","chunker""#);
+    reads::<Finish>(r#"{"record":"#);
     reads::<PrepareFiles>(r#"{"info":{"alias":"Pixel""#);
     reads::<FilesWanted>(r#"{"sessionId":"#);
-    reads::<SignedRecord>(r#"{"record":"#);
     reads::<Uploaded>(r#"{"chunks":3}"#);
     reads::<Finished>(r#"{"snapshot":"#);
 }

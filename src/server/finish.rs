@@ -1,13 +1,13 @@
 //! `finish`: the commit point. Answered only after the snapshot and everything it needs survive a power cut.
 
+use crate::model::SnapshotInfo;
 use crate::model::limits::MAX_RECORD_BYTES;
-use crate::model::{SignedRecord, SnapshotInfo};
-use crate::protocol::session::Finished;
+use crate::protocol::session::{Finish, Finished};
 use crate::server::api_error::ApiError;
 use crate::server::body::read_json;
 use crate::server::call::{Call, json};
 use crate::server::events::ServerEvent;
-use crate::server::sessions::Use;
+use crate::server::sessions::{SessionKind, Use};
 use crate::server::state::{Shared, blocking};
 use crate::signer;
 use crate::store;
@@ -20,16 +20,21 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
     let from = call.peer()?.fingerprint;
     let under_way = shared.begin_call(call.session()?, from, Use::Finish).await?;
     let repository = under_way.repository.clone();
-    let signed: SignedRecord = read_json(call.into_body(), MAX_RECORD_BYTES, shared.pace).await?;
+    let body: Finish = read_json(call.into_body(), MAX_RECORD_BYTES, shared.pace).await?;
+    let Finish { signed, without_data } = body;
     let set = under_way.session().set.clone();
+    let is_copy = under_way.session().kind == SessionKind::Copy;
     let committed = blocking(move || {
         let unreadable = |error| ApiError::corrupt("the record or its signature is not valid").caused_by(error);
         let record = signer::open_record(&signed).map_err(unreadable)?;
-        if Some(&record.set) != set.as_ref() {
+        // A copy has snapshots of all sets.
+        if !is_copy && (without_data || Some(&record.set) != set.as_ref()) {
             return Err(ApiError::bad_request("the record is for another set than the session"));
         }
         let id = signer::snapshot_id(&signed);
-        match repository.commit(&signed, from) {
+        let committed =
+            if without_data { repository.commit_without_data(&signed, from) } else { repository.commit(&signed, from) };
+        match committed {
             Ok(info) => Ok((info, record.set)),
             // Ours already: the answer to the first try was lost.
             Err(store::Error::Stale(Some(head))) if head.id == id => Ok((*head, record.set)),
@@ -38,7 +43,8 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
     });
     let (info, set) = committed.await?;
     let SnapshotInfo { id: snapshot, receipt, .. } = info;
-    let first_time = shared.sessions().finish(under_way.session().id);
+    // A session that brings a copy goes on.
+    let first_time = if is_copy { None } else { shared.sessions().finish(under_way.session().id) };
     if let Some(session) = first_time {
         let session = session.summary();
         tracing::info!(session = session.number, %set, %snapshot, bytes = session.bytes, "snapshot committed");

@@ -13,6 +13,8 @@ pub(crate) const MAX_UNPAIRED_PER_ADDRESS: usize = 8;
 pub(crate) const MAX_CONNECTIONS_PER_DEVICE: usize = MAX_CONNECTIONS / 2;
 /// Bytes of a `register`, `pair`, `prepare-download` or `cancel` body.
 pub(crate) const MAX_SMALL_BODY_BYTES: usize = crate::protocol::pairing::MAX_PAIRING_BYTES;
+/// Bytes of a `prepare-copy` body: an owner log of hundreds of events.
+pub(crate) const MAX_COPY_BODY_BYTES: usize = 256 << 10;
 /// Compressed bytes of a `prepare-upload` body: five million lines of 100 bytes that do not compress.
 pub(crate) const MAX_PREPARE_BODY_BYTES: u64 = 512 << 20;
 /// Plain bytes of a `prepare-upload` body, so that a small body cannot keep a core busy for hours.

@@ -84,7 +84,7 @@ async fn seen_by(shared: &Arc<Shared>, call: Call) -> Result<Seen, ApiError> {
 
 /// Its own, those that a person let it read, or all.
 pub(crate) fn may_see(trust: &Trust, repository: &Repository) -> bool {
-    repository.owner() == trust.fingerprint
+    (repository.owner() == trust.fingerprint && repository.copied_from().is_none())
         || trust.restore_from.contains(&repository.parameters().id)
         || trust.rights.allow(Right::RestoreOthers)
 }

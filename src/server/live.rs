@@ -3,6 +3,7 @@
 
 mod backup;
 mod callers;
+mod copies;
 mod dribblers;
 mod guesses;
 mod limits;

@@ -31,7 +31,7 @@ pub(crate) async fn prepare_download(shared: Arc<Shared>, call: Call) -> Result<
         let (shared, trust, request) = (shared.clone(), trust.clone(), request.clone());
         move || {
             let repository = find(&shared, &trust, request.of.as_deref())?;
-            let own = repository.owner() == trust.fingerprint;
+            let own = repository.owner() == trust.fingerprint && repository.copied_from().is_none();
             let ask_first = !own && (request.adopt || !may_see(&trust, &repository));
             Ok((ask_first.then(|| repository.alias()), repository))
         }

@@ -78,6 +78,11 @@ fn repository_of(
         repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
     };
     match shared.store()?.repository(&wanted).filter(was_own) {
+        Some(copy) if copy.copied_from().is_some() => {
+            Err(ApiError::not_allowed("this device keeps only a copy of that backup, which another device brings").hint(
+                "to continue it here, its person lets this device take it over: `lan-backup restore DEVICE --of NAME --adopt`",
+            ))
+        }
         Some(repository) if repository.owner() == trust.fingerprint => Ok(Some(repository)),
         Some(_) => Err(ApiError::not_allowed("another device has taken this one's place and continues its backups")
             .hint("for a new backup of its own, unpair the other device here (`lan-backup unpair`) and send again")),

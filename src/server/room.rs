@@ -14,7 +14,16 @@ pub(crate) fn check(shared: &Shared, repository: Option<&Repository>, more: u64)
         return Err(ApiError::full(message));
     }
     if let Some(quota) = shared.quota {
-        let stored = repository.map_or(Ok(0), Repository::stored_bytes)?;
+        let stored = match repository {
+            None => 0,
+            // Whoever brings copies has one quota for all of them.
+            Some(repository) if repository.copied_from().is_some() => {
+                let mut copies = shared.store()?.repositories();
+                copies.retain(|copy| copy.copied_from() == repository.copied_from());
+                copies.iter().map(|copy| copy.stored_bytes()).sum::<Result<u64, _>>()?
+            }
+            Some(repository) => repository.stored_bytes()?,
+        };
         if stored.saturating_add(more) > quota {
             let message = format!("this device's quota of {} is used up: {} are stored", size(quota), size(stored));
             return Err(ApiError::full(message));

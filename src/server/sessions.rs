@@ -23,6 +23,8 @@ pub enum SessionKind {
     Backup,
     /// From this device.
     Restore,
+    /// To this device: a copy of a repository that another device keeps.
+    Copy,
     /// To this device, from a LocalSend app.
     Inbox,
 }

@@ -5,7 +5,7 @@
 
 use crate::identity::pairing::Shower;
 use crate::identity::{Identity, Trust, TrustStore};
-use crate::model::{Alias, Fingerprint, SessionId, SetName};
+use crate::model::{Alias, Fingerprint, Right, SessionId, SetName};
 use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::Announcement;
@@ -20,7 +20,7 @@ use crate::server::impostors::Impostors;
 use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
 use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
-use crate::server::sessions::{Session, Sessions, Use};
+use crate::server::sessions::{Session, SessionKind, Sessions, Use};
 use crate::store::{Repository, Store};
 use std::fmt;
 use std::net::SocketAddr;
@@ -216,14 +216,11 @@ impl Shared {
         let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
         // From here on the call is counted, and whatever happens ends it.
         let under_way = Counted { shared: self.clone(), session, bytes: 0 };
-        let shared = self.clone();
+        let (shared, kind) = (self.clone(), under_way.session.kind);
         let repository = blocking(move || {
             let repository = shared.store()?.repository(&repository);
             let repository = repository.ok_or_else(|| ApiError::not_found("the repository is not there any more"))?;
-            // Whose repository was adopted by another device meanwhile writes to it no more.
-            if want != Use::Read && repository.owner() != device {
-                return Err(ApiError::not_allowed("another device has taken over this repository"));
-            }
+            may_use(&shared, kind, &repository, device, want)?;
             Ok(repository)
         });
         Ok(CallUnderWay { repository: repository.await?, counted: under_way })
@@ -248,6 +245,29 @@ impl Shared {
         self.connections.kill(device);
         self.wake();
     }
+}
+
+/// Whether a session may still do to its repository what it was opened for: owners and rights change meanwhile.
+fn may_use(
+    shared: &Shared,
+    kind: SessionKind,
+    repository: &Repository,
+    device: Fingerprint,
+    want: Use,
+) -> Result<(), ApiError> {
+    if kind == SessionKind::Copy {
+        let allowed = shared.trust.find(&device).is_some_and(|trust| trust.rights.allow(Right::Replicate));
+        return if allowed && repository.copied_from() == Some(device) {
+            Ok(())
+        } else {
+            Err(ApiError::not_allowed("this device does not let that copy be brought up to date any more"))
+        };
+    }
+    // Whose repository was adopted by another device meanwhile writes to it no more, and nobody to another's copy.
+    if want != Use::Read && (repository.owner() != device || repository.copied_from().is_some()) {
+        return Err(ApiError::not_allowed("another device has taken over this repository"));
+    }
+    Ok(())
 }
 
 /// A call of a session under way.

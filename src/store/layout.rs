@@ -153,6 +153,11 @@ pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     Some((sequence.parse().ok()?, id.parse().ok()?))
 }
 
+/// Says that a repository is a copy that another device keeps up to date.
+pub fn copy_mark() -> ObjectName {
+    ObjectName::made("copy.json".to_owned())
+}
+
 /// Packs that nothing needs and that wait to be deleted.
 pub fn trash() -> ObjectName {
     ObjectName::made("trash".to_owned())

@@ -71,6 +71,19 @@ impl Vault for LocalVault {
         .await
     }
 
+    async fn get_some(&self, ids: Vec<ChunkId>, bytes: u64) -> vault::Result<Vec<Block>> {
+        self.run(move |repository| {
+            let (mut blocks, mut held) = (Vec::new(), 0);
+            repository.read_blocks(&ids, &mut |block| {
+                held += block.encoded_length();
+                blocks.push(block);
+                if held < bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            Ok(blocks)
+        })
+        .await
+    }
+
     async fn snapshots(&self) -> vault::Result<Vec<SnapshotInfo>> {
         self.run(Repository::snapshots).await
     }
@@ -78,5 +91,10 @@ impl Vault for LocalVault {
     async fn commit(&self, record: SignedRecord) -> vault::Result<SnapshotId> {
         let from = self.from;
         self.run(move |repository| Ok(repository.commit(&record, from)?.id)).await
+    }
+
+    async fn commit_without_data(&self, record: SignedRecord) -> vault::Result<SnapshotId> {
+        let from = self.from;
+        self.run(move |repository| Ok(repository.commit_without_data(&record, from)?.id)).await
     }
 }

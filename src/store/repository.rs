@@ -9,6 +9,7 @@ use crate::platform::Context;
 use crate::platform::clock::Clock;
 use crate::platform::lock::Lock;
 use crate::signer::{self, SigningKey};
+use crate::store::copies;
 use crate::store::error::{Error, Result};
 use crate::store::forgotten::ForgottenMarks;
 use crate::store::health::Health;
@@ -67,7 +68,8 @@ pub struct Repository {
     pub(crate) packs: Arc<Packs>,
     pub(crate) records: Records,
     pub(crate) forgotten: ForgottenMarks,
-    owners: OwnerLog,
+    pub(crate) owners: OwnerLog,
+    pub(crate) copied_from: Mutex<Option<Fingerprint>>,
     syncer: Mutex<Option<JoinHandle<()>>>,
     doubts: Mutex<Doubts>,
 }
@@ -103,6 +105,7 @@ impl Repository {
         let bad = records.all()?.bad;
         report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
         let forgotten = ForgottenMarks::new(Arc::clone(&shelf));
+        let copied_from = Mutex::new(copies::load(&*shelf)?);
         let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
         Ok(Self {
             config,
@@ -111,6 +114,7 @@ impl Repository {
             records,
             forgotten,
             owners,
+            copied_from,
             syncer: Mutex::default(),
             doubts: Mutex::default(),
         })
@@ -172,7 +176,10 @@ impl Repository {
     /// Adds to the owner log: another device continues this repository, or its owner has changed keys.
     pub fn append_owner(&self, event: OwnerEvent) -> Result<()> {
         let _commit = Lock::exclusive(&self.lock("commit"))?;
-        self.owners.append(event)
+        let adopted = matches!(event, OwnerEvent::Adopt { .. });
+        self.owners.append(event)?;
+        // Whom a person here lets continue it goes on with it here.
+        if adopted { self.end_copy() } else { Ok(()) }
     }
 
     /// Those of `ids` (any number) that are not here, in their order. What is not durable yet counts as here; a commit makes
@@ -274,34 +281,44 @@ impl Repository {
         let id = signer::snapshot_id(signed);
         // A record that cannot come next is refused before the long part; who came next meanwhile is seen after it.
         if let Some(there) = self.follows(&record, id)? {
-            return Ok(there);
+            return self.settle_copy(&record, there);
         }
         let _prune = Lock::shared(&self.lock("prune"))?;
-        self.packs.pending.drain();
-        let mut missing = stream::missing(&self.packs, &record)?;
-        // What the source was told is there may have gone to the trash since.
-        while !missing.is_empty() && trash::rescue(&self.packs, &missing)? > 0 {
-            missing = stream::missing(&self.packs, &record)?;
-        }
-        if !missing.is_empty() && self.packs.index.doubt(self.packs.clock.instant())? {
-            missing = stream::missing(&self.packs, &record)?;
-        }
-        if !missing.is_empty() {
-            // To ask for what there is no room for would go round in circles.
-            return Err(if self.packs.pending.take_full() { Error::Full } else { Error::Missing(missing) });
-        }
+        self.require(&record)?;
         let _commit = Lock::exclusive(&self.lock("commit"))?;
         if let Some(there) = self.follows(&record, id)? {
             return Ok(there);
         }
+        let receipt = self.receipt(id, from)?;
+        Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
+    }
+
+    /// Makes everything that was put durable, and checks that all that a record needs is there.
+    pub(crate) fn require(&self, record: &Record) -> Result<()> {
+        self.packs.pending.drain();
+        let mut missing = stream::missing(&self.packs, record)?;
+        // What the source was told is there may have gone to the trash since.
+        while !missing.is_empty() && trash::rescue(&self.packs, &missing)? > 0 {
+            missing = stream::missing(&self.packs, record)?;
+        }
+        if !missing.is_empty() && self.packs.index.doubt(self.packs.clock.instant())? {
+            missing = stream::missing(&self.packs, record)?;
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // To ask for what there is no room for would go round in circles.
+        Err(if self.packs.pending.take_full() { Error::Full } else { Error::Missing(missing) })
+    }
+
+    /// What this device says about a record that it takes now.
+    pub(crate) fn receipt(&self, record: SnapshotId, from: Fingerprint) -> Result<Receipt> {
         let now = self.packs.clock.now();
         let after_last = self.records.all()?.last_receipt().map(|last| {
             // At the end of time all receipts are equal; nobody will mind.
             last.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX)
         });
-        let received_at = after_last.map_or(now, |after| now.max(after));
-        let receipt = Receipt { record: id, received_at, from };
-        Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
+        Ok(Receipt { record, received_at: after_last.map_or(now, |after| now.max(after)), from })
     }
 
     /// Brings a forgotten snapshot back, while its data is there.
@@ -369,7 +386,7 @@ impl Repository {
     }
 
     /// Everything about a record that can be checked without looking at chunks.
-    fn check_record(&self, signed: &SignedRecord) -> Result<Record> {
+    pub(crate) fn check_record(&self, signed: &SignedRecord) -> Result<Record> {
         let refuse = |text: &str| Err(Error::Refused(text.to_owned()));
         if signed.record.len() + signed.signature.len() + RECEIPT_ROOM > MAX_RECORD_BYTES {
             return Err(Error::TooLarge { what: "a record", limit: (MAX_RECORD_BYTES - RECEIPT_ROOM) as u64 });
@@ -395,7 +412,7 @@ impl Repository {
     }
 
     /// Whether the record comes next in its chain; the snapshot, durable, when it was committed before.
-    fn follows(&self, record: &Record, id: SnapshotId) -> Result<Option<SnapshotInfo>> {
+    pub(crate) fn follows(&self, record: &Record, id: SnapshotId) -> Result<Option<SnapshotInfo>> {
         let all = self.records.all()?;
         if let Some(kept) = all.find(&id) {
             self.records.confirm(kept)?;

@@ -149,6 +149,10 @@ impl Vault for MemoryVault {
         Ok(self.state().snapshots.clone())
     }
 
+    async fn commit_without_data(&self, _: SignedRecord) -> Result<SnapshotId> {
+        Err(Error::Refused("no copies are kept in memory".into()))
+    }
+
     async fn commit(&self, signed: SignedRecord) -> Result<SnapshotId> {
         let record = signer::open_record(&signed).map_err(|error| Error::Refused(error.into()))?;
         let mut state = self.state();

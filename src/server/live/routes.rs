@@ -36,8 +36,10 @@ async fn every_route_asks_for_what_it_needs_and_lets_through_who_has_it() {
             Need::Nobody => [None; 4],
             Need::Certificate => [Some(ErrorCode::NotPaired), None, None, None],
             Need::Paired => [Some(ErrorCode::NotPaired), Some(ErrorCode::NotPaired), None, None],
-            Need::Right(_) => {
-                [Some(ErrorCode::NotPaired), Some(ErrorCode::NotPaired), Some(ErrorCode::NotAllowed), None]
+            Need::Right(right) => {
+                let allowed = Rights::of_a_paired_device().allow(right);
+                let paired = (!allowed).then_some(ErrorCode::NotAllowed);
+                [Some(ErrorCode::NotPaired), Some(ErrorCode::NotPaired), Some(ErrorCode::NotAllowed), paired]
             }
         };
         for ((who, caller), expected) in callers.iter_mut().zip(refused) {

@@ -1,0 +1,548 @@
+//! Files to a stock LocalSend app, from end to end: look, offer, ask for the PIN, send two at a time.
+//!
+//! Only for devices that are not paired: a paired one that announces itself as LocalSend only is never called this way, because
+//! whoever makes it look so would get the files by a weaker door. What LocalSend cannot carry (links, empty folders, devices) is named.
+
+use crate::backup::Roots;
+use crate::backup::filter::{Filter, FilterOptions};
+use crate::backup::walk::Walk;
+use crate::client::{self, Client, Offered};
+use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
+use crate::daemon::{Context, Error, Result};
+use crate::identity::Expect;
+use crate::model::{Alias, FileTime, Fingerprint};
+use crate::monitor::{Counter, Fault, Monitor, Phase};
+use crate::platform::shutdown::Shutdown;
+use crate::platform::{attributes, fs};
+use crate::protocol::Announcement;
+use crate::protocol::localsend::{FileOffer, FileTimes, FilesWanted, MAX_FILES, PrepareFiles};
+use crate::server::ServerEvent;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+
+/// Files under way at once, as apps have it.
+const PARALLEL: usize = 2;
+/// Tries of one file.
+const MAX_TRIES: u32 = 3;
+/// Pause between them.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Times that a person may type the PIN.
+const MAX_PINS: u32 = 3;
+/// Bytes read from a file at a time, and pieces waiting for the connection.
+const PIECE: usize = 256 << 10;
+const PIECES: usize = 4;
+
+/// A LocalSend app that answered just now.
+#[derive(Clone, Debug)]
+pub struct Phone {
+    /// Who it is; pinned in every handshake.
+    pub fingerprint: Fingerprint,
+    /// What it calls itself.
+    pub alias: Alias,
+    /// Where it answers.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Gives the PIN that a phone shows.
+pub trait PhonePin: Send {
+    /// Asks for it; `again` when the last one was wrong.
+    fn pin(&mut self, again: bool) -> BoxFuture<'_, Result<String>>;
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Files that are there now because of this call.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that the other side did not want: it has them, or its person left them out.
+    pub not_wanted: u64,
+    /// Files that did not arrive; each was named.
+    pub failed: u64,
+}
+
+/// One file on this machine.
+#[derive(Clone, Debug)]
+struct Outgoing {
+    source: PathBuf,
+    name: String,
+    size: u64,
+    modified: FileTime,
+}
+
+/// Sends what is below `paths`.
+///
+/// # Errors
+/// A no, a PIN that was not given, or what stopped it. Files that could not be sent are faults.
+pub async fn deliver(
+    context: &Context,
+    phone: &Phone,
+    paths: &[PathBuf],
+    filter: &FilterOptions,
+    pin: &mut dyn PhonePin,
+    monitor: Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<Delivered> {
+    if context.trust.find(&phone.fingerprint).is_some() {
+        return Err(Error::PairedAsLocalSend(phone.alias.to_string()));
+    }
+    let files = {
+        let (paths, filter, monitor) = (paths.to_vec(), filter.clone(), monitor.clone());
+        tokio::task::spawn_blocking(move || collect(&paths, &filter, &*monitor)).await.map_err(|_| Error::Stopped)??
+    };
+    let client = Client::new(&context.identity, phone.addresses.clone(), Expect::Known(phone.fingerprint))?;
+    // So that its person can cancel: apps post that to the sender.
+    let mut neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await.ok();
+    let port = neighbourhood.as_ref().map_or(0, |here| here.server().port());
+    let events = neighbourhood.as_mut().and_then(Neighbourhood::take_events);
+    let sending = send(context, &client, phone, files, port, events, pin, &monitor, shutdown);
+    let result = sending.await;
+    if let Some(neighbourhood) = neighbourhood {
+        neighbourhood.close().await;
+    }
+    result
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
+async fn send(
+    context: &Context,
+    client: &Client,
+    phone: &Phone,
+    files: Vec<Outgoing>,
+    port: u16,
+    events: Option<mpsc::Receiver<ServerEvent>>,
+    pin: &mut dyn PhonePin,
+    monitor: &Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<Delivered> {
+    let offer = offer(context, port, &files);
+    monitor.notice(format!("waiting for the person at {} to accept {} files", phone.alias, files.len()));
+    let wanted = tokio::select! {
+        wanted = agree(client, &offer, pin) => wanted?,
+        () = shutdown.stopped() => {
+            let _ = client.cancel_files(None).await;
+            return Err(Error::Stopped);
+        }
+    };
+    let Some(wanted) = wanted else {
+        return Ok(Delivered { not_wanted: files.len() as u64, ..Delivered::default() });
+    };
+    let mut work: Vec<(String, Outgoing)> = offer
+        .files
+        .keys()
+        .zip(files)
+        .filter(|(id, _)| wanted.files.contains_key(*id))
+        .map(|(id, file)| (id.clone(), file))
+        .collect();
+    work.reverse();
+    let not_wanted = (offer.files.len() - work.len()) as u64;
+    monitor.phase(Phase::Send);
+    monitor.total(Counter::Bytes, work.iter().map(|(_, file)| file.size).sum());
+    monitor.total(Counter::Entries, work.len() as u64);
+    let sending = send_all(client, Arc::new(wanted.clone()), work, monitor);
+    let cancelled = cancelled_there(events, wanted.session_id.clone(), phone.fingerprint);
+    tokio::select! {
+        delivered = sending => Ok(Delivered { not_wanted, ..delivered }),
+        () = cancelled => Err(Error::CancelledThere(phone.alias.to_string())),
+        () = shutdown.stopped() => {
+            let _ = client.cancel_files(Some(&wanted.session_id)).await;
+            Err(Error::Stopped)
+        }
+    }
+}
+
+/// Offers until the PIN is right; `None` when nothing need be sent.
+async fn agree(client: &Client, offer: &PrepareFiles, source: &mut dyn PhonePin) -> Result<Option<FilesWanted>> {
+    let mut pin = None;
+    for again in 0..=MAX_PINS {
+        match client.offer_files(offer, pin.as_deref()).await? {
+            Offered::Wanted(wanted) => return Ok(Some(wanted)),
+            Offered::Nothing => return Ok(None),
+            Offered::PinWanted if again == MAX_PINS => break,
+            Offered::PinWanted => pin = Some(source.pin(again > 0).await?),
+        }
+    }
+    Err(client::Error::WrongPin { attempts_left: 0 }.into())
+}
+
+async fn send_all(
+    client: &Client,
+    wanted: Arc<FilesWanted>,
+    work: Vec<(String, Outgoing)>,
+    monitor: &Arc<dyn Monitor>,
+) -> Delivered {
+    let work = Arc::new(Mutex::new(work));
+    let (files, bytes, failed) =
+        (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut lanes = JoinSet::new();
+    for _ in 0..PARALLEL {
+        let (client, wanted, work, monitor) = (client.clone(), wanted.clone(), work.clone(), monitor.clone());
+        let (files, bytes, failed) = (files.clone(), bytes.clone(), failed.clone());
+        lanes.spawn(async move {
+            loop {
+                let next = work.lock().await.pop();
+                let Some((id, file)) = next else { return };
+                match send_one(&client, &wanted, &id, &file, &monitor).await {
+                    Ok(()) => {
+                        files.fetch_add(1, Ordering::Relaxed);
+                        bytes.fetch_add(file.size, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        monitor.fault(Fault::new(file.source.display().to_string(), &error));
+                    }
+                }
+                monitor.count(Counter::Entries, 1);
+                monitor.count(Counter::Files, 1);
+            }
+        });
+    }
+    while lanes.join_next().await.is_some() {}
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    Delivered { files: read(&files), bytes: read(&bytes), not_wanted: 0, failed: read(&failed) }
+}
+
+async fn send_one(
+    client: &Client,
+    wanted: &FilesWanted,
+    id: &str,
+    file: &Outgoing,
+    monitor: &Arc<dyn Monitor>,
+) -> client::Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let reading = {
+            let (source, size, monitor) = (file.source.clone(), file.size, monitor.clone());
+            tokio::task::spawn_blocking(move || read(&source, size, &sender, &*monitor))
+        };
+        let sent = client.send_file(wanted, id, pieces).await;
+        if let Ok(Err(error)) = reading.await {
+            return Err(client::Error::Failed("the file could not be read", error.into()));
+        }
+        match sent {
+            // A hash that does not match is a transfer that went wrong, and so is a connection that broke.
+            Err(error) if tries < MAX_TRIES && (error.is_transient() || is_mismatch(&error)) => {
+                tokio::time::sleep(RETRY_PAUSE * tries).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_mismatch(error: &client::Error) -> bool {
+    matches!(error, client::Error::Answer { status, .. } if status.as_u16() == 422)
+}
+
+/// Reads exactly `size` bytes: what has another length now is a file that changed, and is not sent as whole.
+fn read(source: &Path, size: u64, pieces: &mpsc::Sender<Bytes>, monitor: &dyn Monitor) -> std::io::Result<()> {
+    let mut file = fs::open_no_follow(source).map_err(|error| error.source)?.take(size);
+    let mut left = size;
+    while left > 0 {
+        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
+        let count = file.read(&mut piece)?;
+        if count == 0 {
+            return Err(std::io::Error::other("it became shorter meanwhile"));
+        }
+        piece.truncate(count);
+        left -= count as u64;
+        monitor.count(Counter::Bytes, count as u64);
+        // The connection ended; the call says why.
+        if pieces.blocking_send(piece.into()).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Returns when the person there cancelled: the certificate and the session's name are right.
+async fn cancelled_there(events: Option<mpsc::Receiver<ServerEvent>>, name: String, by: Fingerprint) {
+    if let Some(mut events) = events {
+        while let Some(event) = events.recv().await {
+            if let ServerEvent::CancelHeard { session, certificate: Some(certificate), .. } = event
+                && session == name
+                && certificate == by
+            {
+                return;
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn offer(context: &Context, port: u16, files: &[Outgoing]) -> PrepareFiles {
+    let info = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), port, true);
+    let file = |(number, file): (usize, &Outgoing)| {
+        // In the order of the files, so that they can be put together again.
+        let id = format!("{number:08}");
+        let modified = Timestamp::from_nanosecond(file.modified.as_nanos()).ok().map(|time| time.to_string());
+        let offer = FileOffer {
+            id: id.clone(),
+            file_name: file.name.clone(),
+            size: file.size,
+            file_type: file_type(&file.name).to_owned(),
+            sha256: None,
+            preview: None,
+            metadata: Some(FileTimes { modified, accessed: None }),
+        };
+        (id, offer)
+    };
+    let files: BTreeMap<_, _> = files.iter().enumerate().map(file).collect();
+    PrepareFiles { info, files }
+}
+
+/// Apps show pictures as pictures and put them into the gallery.
+fn file_type(name: &str) -> &'static str {
+    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    match extension.as_str() {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "heic" => "image/heic",
+        "mp4" | "m4v" => "video/mp4",
+        "mov" => "video/quicktime",
+        "mp3" => "audio/mpeg",
+        "pdf" => "application/pdf",
+        "zip" => "application/zip",
+        "apk" => "application/vnd.android.package-archive",
+        _ => "application/octet-stream",
+    }
+}
+
+/// The files below `paths`; what LocalSend has no word for is named.
+fn collect(paths: &[PathBuf], filter: &FilterOptions, monitor: &dyn Monitor) -> Result<Vec<Outgoing>> {
+    let roots = Roots::resolve(paths)?;
+    let filter = Filter::new(filter)?;
+    let mut files = Vec::new();
+    let skip = |source: &Path, problem: &str| {
+        monitor.fault(Fault { subject: source.display().to_string(), problem: problem.to_owned() });
+    };
+    for found in Walk::new(&roots, &filter, monitor) {
+        if found.metadata.is_dir() {
+            continue;
+        }
+        if !found.metadata.is_file() {
+            skip(&found.source, "is no regular file, and LocalSend sends nothing else");
+            continue;
+        }
+        let Ok(name) = String::from_utf8(found.path.as_bytes().to_vec()) else {
+            skip(&found.source, "has a name that is not UTF-8, which LocalSend cannot carry");
+            continue;
+        };
+        if name.contains('\\') {
+            skip(&found.source, "has a backslash in its name, which LocalSend apps refuse");
+            continue;
+        }
+        let modified = attributes::modified(&found.metadata);
+        files.push(Outgoing { source: found.source, name, size: found.metadata.len(), modified });
+        if files.len() > MAX_FILES {
+            let message = format!("more than {MAX_FILES} files are too many for one transfer to a LocalSend app");
+            return Err(Error::usage(message, "send them in parts, or `restore --zip` and send the zip file"));
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::usage("there is no file to send", "name a file, or a folder with files in it"));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::test_server::TestServer;
+    use crate::config::Home;
+    use crate::daemon::locate::{Chooser, locate_any};
+    use crate::identity::trust::Trust;
+    use crate::model::{Device, Rights};
+    use crate::monitor::recording::RecordingMonitor;
+    use crate::protocol::paths;
+    use axum::extract::{Query, State};
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use std::collections::HashMap;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Mutex as StdMutex;
+
+    /// A double of an app that receives: asks for a PIN, leaves `left.txt` out, takes a wrong hash for one first try, refuses another.
+    #[derive(Debug, Default)]
+    struct App {
+        offer: StdMutex<Option<PrepareFiles>>,
+        files: StdMutex<HashMap<String, Vec<u8>>>,
+        tries: StdMutex<HashMap<String, u32>>,
+        calls: AtomicU64,
+    }
+
+    type Shared = State<Arc<App>>;
+    type Parameters = Query<HashMap<String, String>>;
+
+    async fn prepare(State(app): Shared, Query(query): Parameters, Json(offer): Json<PrepareFiles>) -> Response {
+        app.calls.fetch_add(1, Ordering::Relaxed);
+        if query.get("pin").is_none_or(|pin| pin != "47&11") {
+            return (StatusCode::UNAUTHORIZED, Json(serde_json::json!({ "message": "PIN" }))).into_response();
+        }
+        let wanted = offer.files.iter().filter(|(_, file)| !file.file_name.ends_with("left.txt"));
+        let files = wanted.map(|(id, _)| (id.clone(), format!("token {id}"))).collect();
+        *app.offer.lock().unwrap() = Some(offer);
+        Json(FilesWanted { session_id: "a session".into(), files }).into_response()
+    }
+
+    async fn upload(State(app): Shared, Query(query): Parameters, body: Bytes) -> StatusCode {
+        app.calls.fetch_add(1, Ordering::Relaxed);
+        let id = query["fileId"].clone();
+        assert_eq!(
+            (query["token"].as_str(), query["sessionId"].as_str()),
+            (format!("token {id}").as_str(), "a session")
+        );
+        let name = app.offer.lock().unwrap().as_ref().unwrap().files[&id].file_name.clone();
+        let tries = {
+            let mut tries = app.tries.lock().unwrap();
+            *tries.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1)
+        };
+        match name.as_str() {
+            "folder/again.bin" if tries < 3 => StatusCode::UNPROCESSABLE_ENTITY,
+            "folder/never.bin" => StatusCode::FORBIDDEN,
+            _ => {
+                app.files.lock().unwrap().insert(name, body.to_vec());
+                StatusCode::OK
+            }
+        }
+    }
+
+    async fn start() -> (TestServer, Arc<App>) {
+        let app = Arc::new(App::default());
+        let touched = |State(app): Shared| async move {
+            app.calls.fetch_add(1, Ordering::Relaxed);
+            StatusCode::NOT_FOUND
+        };
+        let router = Router::new()
+            .route(paths::LOCALSEND_PREPARE_UPLOAD, post(prepare))
+            .route(paths::LOCALSEND_UPLOAD, post(upload))
+            .route(paths::LOCALSEND_REGISTER, post(touched))
+            .route(paths::LOCALSEND_INFO_V2, get(touched))
+            .with_state(app.clone());
+        (TestServer::start(router).await, app)
+    }
+
+    fn context(folder: &Path) -> Context {
+        let loopback = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Context::open(Home::at(folder), Some("laptop"), loopback, 53_999).unwrap()
+    }
+
+    fn phone(server: &TestServer) -> Phone {
+        let (fingerprint, addresses) = (server.identity.fingerprint(), vec![server.address]);
+        Phone { fingerprint, alias: Alias::new("Pixel"), addresses }
+    }
+
+    struct Pins(Vec<&'static str>);
+
+    impl PhonePin for Pins {
+        fn pin(&mut self, _: bool) -> BoxFuture<'_, Result<String>> {
+            let pin = self.0.pop().map(str::to_owned);
+            Box::pin(async move { pin.ok_or(Error::Stopped) })
+        }
+    }
+
+    impl Chooser for Pins {
+        fn choose(&mut self, _: &str, _: &[Device]) -> Option<usize> {
+            None
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_folder_arrives_with_its_names_and_times_and_what_did_not_is_named() {
+        let (server, app) = start().await;
+        let home = tempfile::tempdir().unwrap();
+        let tree = tempfile::tempdir().unwrap();
+        let folder = tree.path().join("folder");
+        std::fs::create_dir_all(folder.join("deep")).unwrap();
+        let large: Vec<u8> = (0..400_000_u32).flat_map(u32::to_le_bytes).collect();
+        for (name, bytes) in [
+            ("deep/large.bin", large.as_slice()),
+            ("again.bin", b"again"),
+            ("never.bin", b"never"),
+            ("left.txt", b"left"),
+            ("empty", b""),
+        ] {
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
+        std::os::unix::fs::symlink("again.bin", folder.join("link")).unwrap();
+        let monitor = Arc::new(RecordingMonitor::default());
+        let (mut pins, device) = (Pins(vec!["47&11", "0000"]), phone(&server));
+        let context = context(home.path());
+        let filter = FilterOptions::default();
+        let shutdown = Shutdown::new();
+        let sending =
+            deliver(&context, &device, std::slice::from_ref(&folder), &filter, &mut pins, monitor.clone(), &shutdown);
+        let delivered = sending.await.unwrap();
+        let bytes = large.len() as u64 + 5;
+        assert_eq!(delivered, Delivered { files: 3, bytes, not_wanted: 1, failed: 1 });
+        let files = app.files.lock().unwrap();
+        assert_eq!(files["folder/deep/large.bin"], large);
+        assert_eq!((files["folder/again.bin"].as_slice(), files["folder/empty"].len()), (&b"again"[..], 0));
+        assert_eq!(app.tries.lock().unwrap()["folder/never.bin"], 1, "a no is not asked again");
+        let faults: Vec<_> = monitor.faults().into_iter().map(|fault| fault.subject).collect();
+        assert!(faults.iter().any(|path| path.ends_with("never.bin")), "{faults:?}");
+        assert!(faults.iter().any(|path| path.ends_with("link")), "{faults:?}");
+        let offer = app.offer.lock().unwrap().take().unwrap();
+        assert_eq!(offer.info.fingerprint, context.identity.fingerprint().to_string());
+        let again = offer.files.values().find(|file| file.file_name == "folder/again.bin").unwrap();
+        let modified = again.metadata.as_ref().unwrap().modified.clone().unwrap().parse::<Timestamp>().unwrap();
+        let there = attributes::modified(&std::fs::metadata(folder.join("again.bin")).unwrap());
+        assert_eq!(modified.as_nanosecond(), there.as_nanos());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_paired_device_that_shows_itself_as_localsend_is_never_called_so() {
+        let (server, app) = start().await;
+        let home = tempfile::tempdir().unwrap();
+        let context = context(home.path());
+        std::fs::write(home.path().join("file"), "x").unwrap();
+        let trust = Trust {
+            fingerprint: server.identity.fingerprint(),
+            signing_key: "ab".repeat(32),
+            alias: Alias::new("nas"),
+            rights: Rights::of_a_paired_device(),
+            paired_at: Timestamp::UNIX_EPOCH,
+            sets: std::collections::BTreeSet::new(),
+            restore_from: std::collections::BTreeSet::new(),
+            address: None,
+        };
+        let refused = async |trust: Trust| {
+            context.trust.insert(trust.clone()).unwrap();
+            let by_address = locate_any(&context, &server.address.to_string(), &mut Pins(Vec::new())).await;
+            context.trust.remove(&trust.fingerprint).unwrap();
+            assert!(matches!(by_address, Err(Error::PairedAsLocalSend(_))), "{by_address:?}");
+        };
+        // By its certificate, and by the address where a paired one is known to be.
+        refused(trust.clone()).await;
+        let elsewhere = Fingerprint::from_bytes([7; 32]);
+        refused(Trust { fingerprint: elsewhere, address: Some(server.address), ..trust.clone() }).await;
+        context.trust.insert(trust).unwrap();
+        let (filter, shutdown) = (FilterOptions::default(), Shutdown::new());
+        let monitor: Arc<dyn Monitor> = Arc::new(RecordingMonitor::default());
+        let (mut pins, paths, device) = (Pins(vec!["47&11"]), [home.path().join("file")], phone(&server));
+        let sending = deliver(&context, &device, &paths, &filter, &mut pins, monitor.clone(), &shutdown);
+        assert!(matches!(sending.await, Err(Error::PairedAsLocalSend(_))));
+        assert_eq!(app.calls.load(Ordering::Relaxed), 0, "no call of LocalSend's was made");
+        // The control: the same device, not paired, is called.
+        context.trust.remove(&server.identity.fingerprint()).unwrap();
+        let sending = deliver(&context, &device, &paths, &filter, &mut pins, monitor, &shutdown);
+        assert_eq!(sending.await.unwrap().files, 1);
+        assert!(app.calls.load(Ordering::Relaxed) > 0);
+    }
+}

@@ -1,0 +1,146 @@
+//! Repositories that were copied from another store: the same id, the same owner log, the same records, so that signatures and
+//! chains can be checked here as there. Receipts are this device's own.
+//!
+//! A copy that another device brings is marked as one. Its owner may not write to it, and it is not what its owner means by its
+//! own backup here: otherwise whoever may bring copies could lay one out for a device to fall into. The mark goes when a person
+//! here lets a device take the repository over.
+
+use crate::model::{Fingerprint, Forgotten, OwnerEvent, Record, RepositoryParameters, SignedRecord, SnapshotInfo};
+use crate::platform::lock::Lock;
+use crate::signer;
+use crate::store::Store;
+use crate::store::error::{Error, Result};
+use crate::store::layout::{self, FORMAT, STORE_LOCK};
+use crate::store::owner_log::OwnerLog;
+use crate::store::recovery::RecoveryReport;
+use crate::store::repository::{Config, Repository};
+use crate::store::sealed::{seal, unseal};
+use crate::store::shelf::Shelf;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, PoisonError};
+
+/// No mark is larger.
+const MAX_MARK_BYTES: u64 = 4 << 10;
+
+/// `copy.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct CopyMark {
+    format: u32,
+    from: Fingerprint,
+    at: Timestamp,
+}
+
+/// The device that brings this copy; `None` for a repository that is no copy.
+pub(crate) fn load(shelf: &dyn Shelf) -> Result<Option<Fingerprint>> {
+    let name = layout::copy_mark();
+    let object = match shelf.open(&name) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        other => other?,
+    };
+    let length = object.length()?;
+    if length > MAX_MARK_BYTES {
+        return Err(Error::damaged(&name, &"it is larger than any mark"));
+    }
+    let bytes = object.read_at(0, length as usize)?;
+    let json = unseal(&bytes).map_err(|problem| Error::damaged(&name, &problem))?;
+    let mark: CopyMark = serde_json::from_str(json).map_err(|error| Error::damaged(&name, &error))?;
+    Ok(Some(mark.from))
+}
+
+/// Marks a repository as a copy that `from` brings.
+pub(crate) fn save(shelf: &dyn Shelf, from: Fingerprint, at: Timestamp) -> Result<()> {
+    let mark = CopyMark { format: FORMAT, from, at };
+    let json = serde_json::to_string(&mark).map_err(|error| Error::Refused(error.to_string()))?;
+    Ok(shelf.put(&layout::copy_mark(), seal(&json).as_bytes())?)
+}
+
+/// Adds what `events` have beyond those of the log. Logs that differ belong to copies that went different ways.
+pub(crate) fn extend(log: &OwnerLog, events: &[OwnerEvent]) -> Result<()> {
+    let there = log.events();
+    let shorter = there.len().min(events.len());
+    if there[..shorter] != events[..shorter] {
+        return Err(Error::OwnerEvent("the two copies of this repository were taken over by different devices"));
+    }
+    events[shorter..].iter().try_for_each(|event| log.append(event.clone()))
+}
+
+impl Store {
+    /// The repository with this id, for a copy from another store: made when it is not here, its owner log brought up to
+    /// `events`. `copied_from` is the device that brings it, unless a person at this device copies between two stores of his own.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the repository here is no copy of that kind; [`Error::OwnerEvent`] when the logs differ.
+    pub fn open_copy(
+        &self,
+        parameters: RepositoryParameters,
+        events: &[OwnerEvent],
+        copied_from: Option<Fingerprint>,
+    ) -> Result<Arc<Repository>> {
+        let _locked = Lock::exclusive(&self.inner.folder.join(STORE_LOCK))?;
+        let mut known = self.inner.known();
+        self.inner.scan(&mut known, &mut RecoveryReport::default())?;
+        if known.unusable.contains_key(&parameters.id) {
+            return Err(Error::Refused(format!("repository {} is here, and cannot be used", parameters.id)));
+        }
+        let Some(repository) = known.open.get(&parameters.id).cloned() else {
+            let config = Config { chunker: parameters.chunker, ..Config::new(parameters.id, self.inner.clock.now()) };
+            return self.inner.make(&mut known, config, events, copied_from);
+        };
+        if copied_from.is_some() && repository.copied_from() != copied_from {
+            let text = "this device keeps that backup itself, or gets its copy from another device";
+            return Err(Error::Refused(text.to_owned()));
+        }
+        if repository.parameters() != parameters {
+            return Err(Error::Refused("the repository of this id is cut in another way".to_owned()));
+        }
+        let _commit = Lock::exclusive(&repository.lock("commit"))?;
+        extend(&repository.owners, events)?;
+        Ok(repository)
+    }
+}
+
+impl Repository {
+    /// The device that brings this copy; `None` for a repository that is no copy.
+    pub fn copied_from(&self) -> Option<Fingerprint> {
+        *self.copied_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it is no copy any more. The caller holds the commit lock.
+    pub(crate) fn end_copy(&self) -> Result<()> {
+        let mut copied_from = self.copied_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if copied_from.is_some() {
+            self.packs.shelf.delete(&layout::copy_mark())?;
+            *copied_from = None;
+        }
+        Ok(())
+    }
+
+    /// Keeps a record whose data is not here, marked as not copied, so that those after it have what they follow.
+    pub fn commit_without_data(&self, signed: &SignedRecord, from: Fingerprint) -> Result<SnapshotInfo> {
+        let record = self.check_record(signed)?;
+        let id = signer::snapshot_id(signed);
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        if let Some(there) = self.follows(&record, id)? {
+            return Ok(there);
+        }
+        let receipt = self.receipt(id, from)?;
+        let (when, rule) = (receipt.received_at, Forgotten::NOT_COPIED.to_owned());
+        let mark = Forgotten { record: id, rule, when, until: when };
+        // The mark first: a record without it would promise what is not here.
+        self.forgotten.put(&mark)?;
+        let kept = self.records.save(record, signed.clone(), receipt)?;
+        Ok(SnapshotInfo { forgotten: Some(mark), ..kept.info.clone() })
+    }
+
+    /// A record that is here already is committed again: when its data was not copied then and is here now, the mark goes.
+    pub(crate) fn settle_copy(&self, record: &Record, there: SnapshotInfo) -> Result<SnapshotInfo> {
+        let marks = self.forgotten.all()?;
+        if marks.get(&there.id).is_some_and(Forgotten::is_not_copied) {
+            let _prune = Lock::shared(&self.lock("prune"))?;
+            self.require(record)?;
+            self.forgotten.bring_back(&there.id, self.packs.clock.now())?;
+        }
+        Ok(there)
+    }
+}

@@ -1,0 +1,145 @@
+//! `copy`: what is kept here, on a disk beside it, or on another device, and back.
+
+use crate::store_support::files;
+use crate::support::lan::Lan;
+use crate::support::tree::{assert_same, noise};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn pack_bytes(store: &Path) -> u64 {
+    let packs = files(store).into_iter().filter(|path| path.to_string_lossy().contains("/packs/"));
+    packs.map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
+fn ids(rows: &[Value]) -> Vec<(Value, Value)> {
+    rows.iter().map(|row| (row["snapshot"].clone(), row["verified"].clone())).collect()
+}
+
+#[test]
+fn a_store_goes_to_a_disk_and_comes_back_signatures_and_all() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(700_000, 1)), ("b/c", b"c")]);
+    for number in 0..10 {
+        fs::write(docs.join(format!("small{number}")), noise(3000, number)).unwrap();
+    }
+    let send = || laptop.run(&["send", "nas", docs.to_str().unwrap()]).done()["snapshot"].clone();
+    let first = send();
+    let usb = lan.path("usb/backups");
+    let copy = |more: &[&str]| nas.run(&[&["copy", "local", usb.to_str().unwrap()], more].concat());
+    let copied = copy(&[]);
+    let last = copied.done();
+    assert_eq!((&last["copied"], &last["present"]), (&json!(1), &json!(0)), "{copied:#?}");
+    // Again: nothing is sent.
+    assert_eq!(copy(&[]).done()["bytes"], 0);
+    let before = pack_bytes(&usb);
+    fs::write(docs.join("b/c"), b"changed").unwrap();
+    let second = send();
+    let again = copy(&[]);
+    assert_eq!((again.number("copied"), again.number("present")), (1, 1));
+    assert!(pack_bytes(&usb) - before < 20_000, "only what is new: {again:#?}");
+    let own = nas.snapshots(None);
+    nas.stop();
+
+    let at_usb = |arguments: &[&str]| nas.run(&[arguments, &["--store", usb.to_str().unwrap()]].concat());
+    let rows = at_usb(&["snapshots"]);
+    assert_eq!(ids(rows.rows()), ids(&own));
+    assert_eq!(ids(&own), [(first.clone(), json!(true)), (second, json!(true))]);
+    // As if both the laptop and the store of nas were lost.
+    let to = lan.path("rescued");
+    at_usb(&["restore", "local", "--of", "laptop", "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+    // And into a new store, of which only the newest is wanted; then the other one, too.
+    let fresh = lan.path("fresh store");
+    let (from, into) = (usb.to_str().unwrap(), fresh.to_str().unwrap());
+    let part = nas.run(&["copy", from, into, "latest"]);
+    assert_eq!((part.done()["copied"].clone(), part.lines[0]["recordsOnly"].clone()), (json!(1), json!(1)));
+    let listed = nas.run(&["snapshots", "--store", into]);
+    assert_eq!(listed.rows().len(), 1, "{listed:#?}");
+    let rest = nas.run(&["copy", from, into, first.as_str().unwrap()]);
+    assert_eq!((rest.done()["copied"].clone(), rest.number("present")), (json!(1), 0));
+    assert_eq!(ids(nas.run(&["snapshots", "--store", into]).rows()), ids(&own));
+    let to = lan.path("older");
+    let older = ["restore", "local", "latest~1:docs/b", "--store", into, "--to", to.to_str().unwrap()];
+    nas.run(&older).done();
+    assert_eq!(fs::read(to.join("c")).unwrap(), b"c");
+
+    nas.run(&["copy", "local", "local"]).failed(2, "usage", "the same store", "another folder");
+    nas.run(&["copy", "/nowhere/at/all", into]).failed(2, "usage", "there is no store in", "store.json");
+    nas.run(&["copy", "local", into, "latest:docs"]).failed(2, "usage", "whole snapshots", ":PATH");
+}
+
+#[test]
+fn what_is_damaged_is_not_copied_and_said_and_the_rest_is() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", b"one")]);
+    let send = || laptop.run(&["send", "nas", docs.to_str().unwrap()]).done()["snapshot"].clone();
+    let damaged = send();
+    let packs: Vec<PathBuf> =
+        files(&nas.home).into_iter().filter(|path| path.to_string_lossy().contains("/packs/")).collect();
+    fs::remove_file(docs.join("a")).unwrap();
+    fs::write(docs.join("b"), noise(50_000, 2)).unwrap();
+    let whole = send();
+    nas.stop();
+    packs.iter().for_each(|pack| fs::remove_file(pack).unwrap());
+    let usb = lan.path("usb/backups");
+    let copied = nas.run(&["copy", "local", usb.to_str().unwrap()]);
+    assert_eq!(copied.last(3)["copied"], 1, "{copied:#?}");
+    let row = copied.lines.iter().find(|line| line["event"] == "copied").unwrap();
+    assert_eq!(row["lost"], json!([damaged]));
+    assert!(copied.stderr.contains("is damaged where it is"), "{copied:#?}");
+    let listed = nas.run(&["snapshots", "--store", usb.to_str().unwrap()]);
+    assert_eq!(listed.rows().iter().map(|row| row["snapshot"].clone()).collect::<Vec<_>>(), [whole]);
+    let to = lan.path("to");
+    nas.run(&["restore", "local", "--store", usb.to_str().unwrap(), "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+}
+
+#[test]
+fn a_copy_goes_to_another_device_when_its_person_allows_it_and_stays_a_copy() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(300_000, 1)), ("b", b"b")]);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    // Here nas is the device with the backup, and the attic is laptop's own neighbour, too.
+    let mut attic = lan.device("attic");
+    attic.serve(&["--accept", "paired"]);
+    nas.pair(&mut attic).last(0);
+    let address = attic.address();
+    let copy = || nas.run(&["copy", "local", &address]);
+    copy().failed(1, "not-allowed", "may not replicate", "lan-backup trust");
+    attic.run(&["trust", "nas", "--grant", "replicate"]).last(0);
+    let copied = copy();
+    assert_eq!((copied.done()["copied"].clone(), copied.number("bytes") > 300_000), (json!(1), true));
+    fs::write(docs.join("b"), b"changed").unwrap();
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    let copied = copy();
+    assert_eq!((copied.number("copied"), copied.number("present")), (1, 1));
+    assert!(copied.number("bytes") < 20_000, "{copied:#?}");
+    assert_eq!(copy().done()["bytes"], 0);
+    let rows = attic.snapshots(None);
+    assert_eq!(rows.iter().map(|row| row["sequence"].clone()).collect::<Vec<_>>(), [json!(1), json!(2)]);
+    let to = lan.path("to");
+    attic.run(&["restore", "local", "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+
+    // What laptop backs up at the attic itself goes to a repository of its own, not into the copy that another device laid out.
+    laptop.pair(&mut attic).last(0);
+    assert!(laptop.snapshots(Some(&attic.address())).is_empty(), "a copy is nobody's own backup");
+    laptop.run(&["send", &attic.address(), docs.to_str().unwrap()]).done();
+    let own = laptop.snapshots(Some(&attic.address()));
+    assert_eq!((own.len(), own[0]["repository"] == rows[0]["repository"]), (1, false));
+    // The right is looked at each time.
+    attic.run(&["trust", "nas", "--revoke", "replicate"]).last(0);
+    copy().failed(1, "not-allowed", "may not replicate", "");
+
+    // And back again, as if nas had lost everything: what it may read there, it copies into a store of its own.
+    attic.run(&["trust", "nas", "--grant", "restore-others"]).last(0);
+    let fresh = lan.path("fresh store");
+    let back = ["copy", &attic.address(), fresh.to_str().unwrap(), "--of", rows[0]["repository"].as_str().unwrap()];
+    assert_eq!(nas.run(&back).done()["copied"], 2);
+    let listed = nas.run(&["snapshots", "--store", fresh.to_str().unwrap()]);
+    assert_eq!(ids(listed.rows()), ids(&nas.snapshots(None)));
+}
