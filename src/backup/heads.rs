@@ -1,7 +1,7 @@
 //! The snapshots this source has committed last, so that a receiver that lost or rolled one back is caught.
 
 use crate::model::snapshot::Root;
-use crate::model::{Fingerprint, RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::model::{Fingerprint, RepositoryId, SetName, SignedRecord, SnapshotId, SnapshotInfo};
 use crate::platform::durable::{self, Access};
 use crate::platform::{Context, Result, fs};
 use crate::signer;
@@ -19,6 +19,9 @@ pub struct Head {
     pub set: SetName,
     /// The roots that it was made of.
     pub roots: Vec<Root>,
+    /// Its record: a receiver whose disk has damaged it gets it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedRecord>,
 }
 
 /// What the receiver's list says about the head that is remembered.
@@ -177,7 +180,8 @@ mod tests {
     #[test]
     fn a_head_that_is_gone_or_replaced_is_noticed() {
         let all = listed(1..=5);
-        let head = Head { snapshot: all[3].id, sequence: 4, set: "docs".parse().unwrap(), roots: Vec::new() };
+        let head =
+            Head { snapshot: all[3].id, sequence: 4, set: "docs".parse().unwrap(), roots: Vec::new(), signed: None };
         assert_eq!(check(&head, &all), Verdict::Fine);
         let rolled = Verdict::RolledBack { remembered: head.clone(), newest: 3 };
         assert_eq!(check(&head, &all[..3]), rolled);
@@ -194,7 +198,8 @@ mod tests {
         let device = Fingerprint::from_bytes([2; 32]);
         assert_eq!(heads.load(repository, &set).unwrap(), None);
         let set: SetName = set;
-        let head = Head { snapshot: listed(1..=1)[0].id, sequence: 1, set: set.clone(), roots: Vec::new() };
+        let head =
+            Head { snapshot: listed(1..=1)[0].id, sequence: 1, set: set.clone(), roots: Vec::new(), signed: None };
         heads.save(repository, &head).unwrap();
         assert_eq!(heads.of_repository(repository).unwrap(), std::slice::from_ref(&head));
         heads.save_repository_at(&device, repository).unwrap();

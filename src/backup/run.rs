@@ -8,7 +8,7 @@ use crate::backup::send::{QUEUED_BATCHES, send};
 use crate::backup::{Effort, Error, Plan, Result};
 use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::snapshot::RECORD_FORMAT;
-use crate::model::{Alias, Changes, ChunkId, Record, SetName, SnapshotId, SnapshotInfo, Totals};
+use crate::model::{Alias, Changes, ChunkId, Record, SetName, SignedRecord, SnapshotId, SnapshotInfo, Totals};
 use crate::monitor::{Counter, Monitor, Phase};
 use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
@@ -52,6 +52,8 @@ pub struct Report {
     pub changes: Changes,
     /// Bytes that went to the vault.
     pub uploaded_bytes: u64,
+    /// Its record.
+    pub signed: SignedRecord,
 }
 
 /// Backs up what the plan says, and commits it. When the vault turns out to lack chunks that were thought to be there (a damaged
@@ -179,7 +181,8 @@ impl Context {
                 record.sequence = newest.sequence + 1;
                 record.previous = Some(head.id);
             }
-            match vault.commit(self.options.signer.sign_record(&record)).await {
+            let signed = self.options.signer.sign_record(&record);
+            match vault.commit(signed.clone()).await {
                 Ok(snapshot) => {
                     if let Some(remember) = collected.cache
                         && let Err(error) = remember.entries.finish(&snapshot, remember.lists.used())
@@ -188,7 +191,7 @@ impl Context {
                             .notice(format!("nothing is remembered of this backup, the next one reads all: {error}"));
                     }
                     let (sequence, totals) = (record.sequence, record.totals);
-                    return Ok(Report { snapshot, sequence, totals, changes, uploaded_bytes });
+                    return Ok(Report { snapshot, sequence, totals, changes, uploaded_bytes, signed });
                 }
                 Err(vault::Error::Stale(Some(newer))) => head = Some(*newer),
                 Err(error) => return Err(error.into()),

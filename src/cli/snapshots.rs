@@ -5,12 +5,14 @@ use crate::cli::face::Face;
 use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
+use crate::cli::status::described;
 use crate::daemon::locate::locate;
 use crate::daemon::retrieve::{Holder, checked, rolled_back};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
 use crate::restore::chain::{Checked, Signature};
+use crate::store::Mark;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -36,6 +38,7 @@ struct Repository {
     alias: Alias,
     owner_log: Vec<OwnerEvent>,
     snapshots: Vec<SnapshotInfo>,
+    damaged: Vec<Mark>,
 }
 
 /// Lists.
@@ -63,11 +66,15 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     } else {
         output.table(&lines);
     }
+    for mark in repositories.iter().flat_map(|repository| &repository.damaged) {
+        output.line(&format!("DAMAGED: {}", described(mark)));
+    }
     Ok(if broken == 0 { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
 fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<String> {
     let record = &snapshot.record;
+    let damaged = repository.damaged.iter().find(|mark| mark.snapshot == snapshot.info.id);
     let received = snapshot.info.receipt.received_at;
     let signature = match snapshot.trust {
         Signature::Known => "known",
@@ -80,7 +87,7 @@ fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<Stri
         "receivedAt": received, "sourceTime": record.source_time, "files": record.totals.files,
         "bytes": record.totals.bytes, "newFiles": record.changes.new_files, "changedFiles": record.changes.changed_files,
         "deletedFiles": record.changes.deleted_files, "tag": record.tag, "verified": snapshot.trust == Signature::Known, "signature": signature,
-        "roots": record.roots,
+        "roots": record.roots, "damaged": damaged,
     }));
     let signed = match snapshot.trust {
         Signature::Known => "yes",
@@ -115,6 +122,7 @@ async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repositor
             alias: repository.alias(),
             owner_log: repository.owner_log(),
             snapshots: repository.snapshots()?,
+            damaged: repository.health()?.damaged,
         })
     };
     store.repositories().iter().map(describe).collect()
@@ -136,6 +144,7 @@ async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<
         alias: listed.alias,
         owner_log: listed.owner_log,
         snapshots: listed.snapshots,
+        damaged: Vec::new(),
     };
     let holder = Holder::Other(located.fingerprint);
     Ok((listing.repositories.into_iter().map(describe).collect(), holder))

@@ -149,7 +149,8 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
         }
     };
     let (owner, alias, owner_log) = (repository.owner(), repository.alias(), repository.owner_log());
-    let (snapshots, alarms) = checked(context, repository.id(), &owner_log, &repository.snapshots()?, Holder::This);
+    let (snapshots, mut alarms) = checked(context, repository.id(), &owner_log, &repository.snapshots()?, Holder::This);
+    alarms.extend(repository.lost_records()?);
     let vault = Arc::new(LocalVault::new(repository, context.identity.fingerprint()));
     Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, session: None })
 }

@@ -158,6 +158,12 @@ pub async fn send(
         }
         answer => answer?,
     };
+    let answer = if bring_back(&client, &prepared, &answer, &monitor).await {
+        // A session ends with its record.
+        agree(&client, &prepared, &located, &monitor, &shutdown).await?
+    } else {
+        answer
+    };
     let session = answer.session;
     let sending = carry_out(context, &client, &located, answer, prepared, &options, &monitor, &shutdown);
     let result = Box::pin(sending).await;
@@ -275,11 +281,36 @@ async fn carry_out(
     let report =
         backup::run(vault, prepared.plan, run, context.clock.clone(), monitor.clone(), shutdown.clone()).await?;
     // The snapshot exists, whatever happens to what is remembered of it.
-    let head = Head { snapshot: report.snapshot, sequence: report.sequence, set: set.clone(), roots };
+    let signed = Some(report.signed.clone());
+    let head = Head { snapshot: report.snapshot, sequence: report.sequence, set: set.clone(), roots, signed };
     if let Err(error) = remember(context, located, repository, &head) {
         monitor.fault(Fault::new("what this device remembers of the backup", &error));
     }
     Ok((report, set))
+}
+
+/// Brings the receiver the record of the last backup again, when that is all that it has lost: its disk has damaged it, and what
+/// the record needs is there still. Returns whether it did. Whatever keeps it from that, the alarm tells the rest.
+async fn bring_back(client: &Client, prepared: &Prepared, answer: &SessionAnswer, monitor: &Arc<dyn Monitor>) -> bool {
+    let Some(remembered) = &prepared.remembered else { return false };
+    let Some(signed) = &remembered.signed else { return false };
+    let head = answer.head.as_ref().map(|head| head.id);
+    let follows = signer::open_record(signed).is_ok_and(|record| record.previous == head);
+    if head == Some(remembered.snapshot) || !follows {
+        return false;
+    }
+    let Ok(vault) = RemoteVault::new(client.clone(), answer) else { return false };
+    match vault.commit(signed.clone()).await {
+        Ok(_) => {
+            let set = &remembered.set;
+            monitor.notice(format!("the receiver had lost the record of the last backup of `{set}`; it has it again"));
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the record of the last backup is not taken again");
+            false
+        }
+    }
 }
 
 /// Waits until no other process of this device backs up the same set: two would throw away what the other remembers.

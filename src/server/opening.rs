@@ -37,7 +37,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, session: Session) -> Result<Resp
         let (parameters, head) = blocking(move || {
             let repository = shared.store()?.repository(&id);
             let repository = repository.ok_or_else(|| ApiError::not_found("the repository is not there any more"))?;
-            let head = set.map(|set| repository.head(&set)).transpose()?.flatten();
+            let head = set.map(|set| repository.head_to_follow(&set)).transpose()?.flatten();
             Ok((repository.parameters(), head))
         })
         .await?;

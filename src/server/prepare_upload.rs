@@ -34,7 +34,8 @@ pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Re
         move || {
             let repository = repository_of(&shared, &trust, header.repository)?;
             room::check(&shared, repository.as_deref(), 0)?;
-            let head = repository.as_ref().map(|repository| repository.head(&header.set)).transpose()?.flatten();
+            let head =
+                repository.as_ref().map(|repository| repository.head_to_follow(&header.set)).transpose()?.flatten();
             Ok((repository, head.is_none()))
         }
     });

@@ -1,5 +1,6 @@
 //! Keeps the marks in step with what is there: writes those of snapshots that lack something, and sees when they are healed.
 
+use crate::model::{SetName, SnapshotInfo};
 use crate::store::error::Result;
 use crate::store::layout::{self, FORMAT};
 use crate::store::marks::{self, Mark};
@@ -77,5 +78,33 @@ impl Repository {
             }
         }
         Ok(healed)
+    }
+
+    /// The newest snapshot of a set, for who wants to go on from it: a damaged record in its place is mended, or set aside.
+    pub fn head_to_follow(&self, set: &SetName) -> Result<Option<SnapshotInfo>> {
+        match self.head(set) {
+            Err(error) if error.is_damage() => {
+                self.set_damaged_records_aside()?;
+                self.head(set)
+            }
+            other => other,
+        }
+    }
+
+    /// What is known to be wrong with the list of snapshots, in sentences: records that cannot be read, or that were set aside.
+    pub fn lost_records(&self) -> Result<Vec<String>> {
+        let bad = self.records.all()?.bad;
+        let unread =
+            bad.iter().map(|(_, error)| format!("a snapshot cannot be listed: {error}; see `lan-backup repair`"));
+        let marks = self.health()?.damaged;
+        let marks = marks.iter().filter(|mark| mark.record_lost).map(|mark| {
+            let set = mark.set.as_ref().map(|set| format!(" of set `{set}`")).unwrap_or_default();
+            format!(
+                "snapshot {} (number {}{set}) is lost: its record was damaged",
+                mark.snapshot.short(),
+                mark.sequence
+            )
+        });
+        Ok(unread.chain(marks).collect())
     }
 }

@@ -5,6 +5,7 @@
 
 mod copying;
 mod crash;
+mod damage;
 mod disaster;
 mod failures;
 mod flood;
