@@ -7,14 +7,14 @@ use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
 use crate::config::retention::TrashDays;
-use crate::daemon::Error;
 use crate::daemon::pruning::Policy;
 use crate::daemon::service::open_store;
-use crate::model::Alias;
+use crate::daemon::{Context, Error};
+use crate::model::{Alias, SetName};
 use crate::platform::shutdown::Shutdown;
-use crate::store::Repository;
 use crate::store::prune::choice::SetChoice;
 use crate::store::prune::{Amount, Obstacle, Prune, PrunePlan, PruneReport, Purpose};
+use crate::store::{Repository, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -28,6 +28,9 @@ use std::sync::Arc;
 pub struct Args {
     #[command(flatten)]
     keep: KeepArgs,
+    /// Go on forgetting in a set in which that was stopped, after you have looked at the snapshots named there
+    #[arg(long, value_name = "SET", conflicts_with = "dry_run")]
+    release: Option<SetName>,
     /// Only show what would be done
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -44,6 +47,9 @@ pub async fn run(globals: &Globals, args: Args, output: &Output, shutdown: Shutd
     if !policy.has_rules() {
         output.say(NO_RULES);
     }
+    if let Some(set) = &args.release {
+        return release(&context, &policy, &store, set, output);
+    }
     let mut troubles = 0;
     for repository in policy.repositories(&store)? {
         let (policy, output, shutdown) = (policy.clone(), output.clone(), shutdown.clone());
@@ -53,6 +59,37 @@ pub async fn run(globals: &Globals, args: Args, output: &Output, shutdown: Shutd
         troubles += u64::from(!fine);
     }
     Ok(if troubles == 0 { ExitStatus::Done } else { ExitStatus::Failed })
+}
+
+/// A person has looked: every alarm of the set is written off, for good.
+fn release(
+    context: &Context,
+    policy: &Policy,
+    store: &Store,
+    set: &SetName,
+    output: &Output,
+) -> Result<ExitStatus, Error> {
+    let mut released = 0;
+    for repository in policy.repositories(store)? {
+        for choice in policy.choices(context, &repository)?.iter().filter(|choice| choice.set == *set) {
+            for freeze in &choice.frozen {
+                repository.release(&freeze.snapshot())?;
+                released += 1;
+                output.event(
+                    "released",
+                    json!({ "set": set, "snapshot": freeze.snapshot(), "problem": freeze.to_string() }),
+                );
+                output.say(&format!("{}, set `{set}`: released although {freeze}", repository.alias()));
+            }
+        }
+    }
+    if released == 0 {
+        return Err(Error::usage(
+            format!("forgetting was not stopped in set `{set}`"),
+            "`lan-backup prune --dry-run` says where it was",
+        ));
+    }
+    Ok(ExitStatus::Done)
 }
 
 /// Whether nothing stood in the way.
@@ -95,6 +132,14 @@ fn show_plan(alias: &Alias, plan: &PrunePlan, purpose: Purpose, output: &Output)
         Purpose::Run => ("is forgotten", "is possible"),
     };
     for choice in &plan.sets {
+        for freeze in &choice.frozen {
+            output.event("frozen", json!({ "alias": alias, "set": choice.set, "snapshot": freeze.snapshot(), "problem": freeze.to_string() }));
+            output.talk(&format!("{alias}, set `{}`: nothing is forgotten, because {freeze}", choice.set));
+            output.talk(&format!(
+                "hint: if that was meant, `lan-backup prune --release {}`; if not, restore the one before it, which is kept",
+                crate::cli::send::quoted(choice.set.as_str())
+            ));
+        }
         for snapshot in choice.unwanted() {
             output.line(&format!(
                 "{alias}, set `{}`: snapshot {} of {} {will} (keep {}); undelete {can} until {}",

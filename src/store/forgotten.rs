@@ -80,6 +80,18 @@ impl ForgottenMarks {
         Ok(())
     }
 
+    /// When a person looked at snapshots that had stopped forgetting.
+    pub(crate) fn released(&self) -> Result<HashMap<SnapshotId, Timestamp>> {
+        let names = self.shelf.list(&layout::released())?;
+        Ok(names.iter().filter_map(layout::timed_parts).map(|(when, id)| (id, when)).collect())
+    }
+
+    /// Writes down that a person has looked at a snapshot that had stopped forgetting; durable when it returns.
+    pub(crate) fn release(&self, id: &SnapshotId, now: Timestamp) -> Result<()> {
+        let json = serde_json::json!({ "record": id, "when": now }).to_string();
+        Ok(self.shelf.put(&layout::released_mark(id, now), seal(&json).as_bytes())?)
+    }
+
     /// One mark, read from the disk.
     pub(crate) fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
         let object = match self.shelf.open(name) {

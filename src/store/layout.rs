@@ -195,7 +195,17 @@ pub fn brought_back_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
     ObjectName::made(format!("brought-back/{:012}-{id}", when.as_second().max(0)))
 }
 
-/// Time and snapshot behind the name of a mark of either kind.
+/// All snapshots at which the brake stopped forgetting and a person has looked.
+pub fn released() -> ObjectName {
+    ObjectName::made("released".to_owned())
+}
+
+/// That a person has looked at one of them.
+pub fn released_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
+    ObjectName::made(format!("released/{:012}-{id}", when.as_second().max(0)))
+}
+
+/// Time and snapshot behind the name of a mark of any kind.
 pub fn timed_parts(name: &ObjectName) -> Option<(Timestamp, SnapshotId)> {
     let (when, id) = name.last().split_once('-')?;
     (when.len() == 12).then_some(())?;

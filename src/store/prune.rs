@@ -9,12 +9,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`brake`] | what looks like malware or a wrong clock stops forgetting |
 //! | [`choice`] | which snapshots of each set stay, and why |
 //! | `needed` | which chunks snapshots need |
 //! | [`census`] | how much of each pack that is |
 //! | `trash` | packs that wait to be deleted |
 //! | [`sweep`] | throwing away |
 
+pub mod brake;
 pub mod census;
 pub mod choice;
 mod needed;

@@ -2,6 +2,7 @@
 
 use crate::model::{Keep, SetName, SnapshotId, Totals};
 use crate::store::error::Result;
+use crate::store::prune::brake::{self, Freeze};
 use crate::store::repository::Repository;
 use crate::store::retention::{Candidate, Decision, Reason, decide};
 use jiff::Timestamp;
@@ -17,6 +18,8 @@ pub struct SetChoice {
     pub set: SetName,
     /// By which rules.
     pub keep: Keep,
+    /// Why nothing of it is forgotten until a person has looked.
+    pub frozen: Vec<Freeze>,
     /// Its snapshots that are not forgotten yet, oldest first.
     pub snapshots: Vec<Choice>,
 }
@@ -37,9 +40,9 @@ pub struct Choice {
 }
 
 impl SetChoice {
-    /// Those that the rules do not want.
+    /// Those that the rules do not want; none while the set is frozen.
     pub fn unwanted(&self) -> impl Iterator<Item = &Choice> {
-        self.snapshots.iter().filter(|choice| choice.reasons.is_empty())
+        self.snapshots.iter().filter(|choice| self.frozen.is_empty() && choice.reasons.is_empty())
     }
 }
 
@@ -47,6 +50,7 @@ impl SetChoice {
 pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &TimeZone) -> Result<Vec<SetChoice>> {
     let forgotten = repository.forgotten.all()?;
     let brought_back = repository.forgotten.brought_back()?;
+    let released = repository.forgotten.released()?;
     let all = repository.records.all()?;
     let mut choices = Vec::new();
     // By set and sequence.
@@ -66,7 +70,17 @@ pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &
             totals: kept.record.totals,
             reasons,
         });
-        choices.push(SetChoice { set: set.clone(), keep, snapshots: snapshots.collect() });
+        let snapshots = snapshots.collect();
+        let mut frozen: Vec<Freeze> = chain
+            .windows(2)
+            .filter_map(|pair| {
+                let (before, record) = (&pair[0].record, &pair[1].record);
+                brake::look(&before.totals, pair[1].info.id, &record.totals, &record.changes)
+            })
+            .collect();
+        frozen.extend(chain.last().and_then(|kept| brake::clock(kept.info.id, kept.info.receipt.received_at, now)));
+        frozen.retain(|freeze| !released.contains_key(&freeze.snapshot()));
+        choices.push(SetChoice { set: set.clone(), keep, frozen, snapshots });
     }
     Ok(choices)
 }
