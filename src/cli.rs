@@ -21,6 +21,7 @@ pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod retention;
+pub mod rotate;
 pub mod sample;
 pub mod send;
 pub mod serve;
@@ -101,6 +102,7 @@ enum Command {
     Pair(pair::Args),
     Unpair(unpair::Args),
     Trust(trust::Args),
+    Rotate(rotate::Args),
     Pin(pin::Args),
     Pending(pending::Args),
     Send(send::Args),
@@ -186,6 +188,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Pair(args) => pair::run(&globals, args, &output, shutdown).await,
         Command::Unpair(args) => unpair::run(&globals, &args, &output).await,
         Command::Trust(args) => trust::run(&globals, &args, &output),
+        Command::Rotate(_) => rotate::run(&globals, &output).await,
         Command::Pin(args) => unless_stopped(shutdown, pin::run(&globals, &args, &output)).await,
         Command::Pending(args) => unless_stopped(shutdown, pending::run(&globals, &args, &output)).await,
         Command::Send(args) => send::run(&globals, args, output, shutdown).await,

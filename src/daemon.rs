@@ -15,6 +15,7 @@
 //! | [`copy`] | what is kept at one place, at another, too |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
+//! | [`rotation`] | new certificates: this device's own, and those of others |
 //! | [`scrub`] | reads what is kept again, slowly, beside `serve` |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
@@ -30,6 +31,7 @@ pub mod neighbours;
 pub mod phone;
 pub mod pruning;
 pub mod retrieve;
+pub mod rotation;
 pub mod scrub;
 pub mod send;
 pub mod service;

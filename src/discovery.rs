@@ -27,7 +27,7 @@ mod finder;
 mod gate;
 pub mod https_caller;
 mod links;
-mod listener;
+pub(crate) mod listener;
 pub mod probe;
 pub mod registry;
 pub mod report;

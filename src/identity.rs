@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`certificate`] | makes, keeps and loads certificate and signing key |
 //! | [`verifier`] | what both sides check in the handshake |
+//! | [`rotation`] | a new certificate for the same device |
 //! | [`trust`] | the remembered fingerprints with their rights |
 //! | [`phones`] | LocalSend devices that may send files without a question |
 //! | [`pairing`] | the PIN exchange, pure |
@@ -22,6 +23,7 @@
 pub mod certificate;
 pub mod pairing;
 pub mod phones;
+pub mod rotation;
 pub mod trust;
 pub mod verifier;
 
@@ -123,6 +125,7 @@ pub struct Identity {
 struct Inner {
     keys: Keys,
     fingerprint: Fingerprint,
+    former: Vec<Fingerprint>,
     server: Arc<ServerConfig>,
     instance: u32,
 }
@@ -142,15 +145,39 @@ impl Identity {
     pub fn load_or_generate(folder: &Path) -> Result<Self> {
         let keys = certificate::load_or_generate(folder)?;
         let fingerprint = fingerprint_of(&keys.certificate);
+        let former = rotation::load(folder, fingerprint)?;
         let server = Arc::new(server_config(&keys)?);
         // Never 0, which means that nothing is said.
         let instance = random::number().max(1);
-        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, server, instance }) })
+        Ok(Self { inner: Arc::new(Inner { keys, fingerprint, former, server, instance }) })
     }
 
     /// Drawn when the identity was loaded: tells programs that run with one identity from each other.
     pub fn instance(&self) -> u32 {
         self.inner.instance
+    }
+
+    /// Makes a new certificate for the device kept in `folder`; its signing key stays and vouches for it.
+    ///
+    /// # Errors
+    /// A damaged identity, or a disk that fails: then the old certificate is still there.
+    pub fn rotate(folder: &Path) -> Result<Self> {
+        {
+            let _lock = certificate::lock(folder)?;
+            rotation::replace(folder)?;
+        }
+        Self::load_or_generate(folder)
+    }
+
+    /// The certificates that this device had before, the newest first.
+    pub fn former(&self) -> &[Fingerprint] {
+        &self.inner.former
+    }
+
+    /// The proof that a certificate was this device's; `None` when it was not.
+    pub fn proof_of_former(&self, old: &Fingerprint) -> Option<String> {
+        let was = self.inner.former.contains(old);
+        was.then(|| rotation::prove(self.signing_key(), old, &self.inner.fingerprint))
     }
 
     /// Who this device is.

@@ -40,5 +40,7 @@ pub mod server;
 pub mod discovery;
 
 pub mod daemon;
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub mod cli;

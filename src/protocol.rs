@@ -17,6 +17,7 @@ pub mod listing;
 pub mod localsend;
 pub mod pairing;
 pub mod paths;
+pub mod rotation;
 pub mod session;
 
 pub use announce::{Announcement, LanBackup};

@@ -20,6 +20,7 @@
 //! | [`prepare_copy`] | a copy of a repository comes |
 //! | [`localsend`] | files from stock LocalSend apps |
 //! | [`info`] | who is here |
+//! | [`rotated`] [`impostors`] | who was known by another certificate, and who only has a known name |
 
 pub mod approval;
 pub mod desk;
@@ -36,10 +37,11 @@ mod chunks;
 mod connection;
 mod connections;
 mod finish;
+mod impostors;
 mod info;
 mod limits;
 mod listing;
-mod manifest;
+pub(crate) mod manifest;
 mod missing;
 mod opening;
 mod pair_routes;
@@ -48,10 +50,11 @@ mod prepare_copy;
 mod prepare_download;
 mod prepare_upload;
 mod room;
+mod rotated;
 mod router;
 mod state;
 mod stream;
-mod upload;
+pub(crate) mod upload;
 mod waiting;
 mod windows;
 

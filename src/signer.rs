@@ -1,7 +1,7 @@
 //! Ed25519: signs snapshot records and certificate rotations. A key of its own, so that history does not hang on the TLS key.
 
 use crate::model::digest::{from_hex, to_hex};
-use crate::model::{Record, SignedRecord, SnapshotId};
+use crate::model::{Fingerprint, Record, SignedRecord, SnapshotId};
 use ed25519_dalek::{Signature, Signer as _, SigningKey as DalekKey, VerifyingKey};
 use std::fmt;
 
@@ -28,6 +28,12 @@ impl Purpose {
     fn text(self, message: &[u8]) -> Vec<u8> {
         [self.prefix(), message].concat()
     }
+}
+
+/// The text that a signing key signs when its device changes its certificate from `old` to `new`, and perhaps the key to `signer`.
+/// The old certificate stands in it, so that a statement made for an earlier change is worthless for a later one.
+pub fn rotation_text(old: &Fingerprint, new: &Fingerprint, signer: &str) -> String {
+    format!("{old}\n{new}\n{signer}")
 }
 
 /// What is wrong with a signature or a record.

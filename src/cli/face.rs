@@ -148,7 +148,7 @@ impl Chooser for Face {
 /// A question in a few lines for people; aliases and names are clean by construction.
 pub fn describe(question: &Question) -> String {
     match question {
-        Question::Pair { alias, code, address, rights, purpose, .. } => {
+        Question::Pair { alias, code, address, rights, purpose, namesake, .. } => {
             let wish = purpose.as_ref().map_or_else(
                 || format!("It would be allowed: {rights} (its own backups only)."),
                 |purpose| {
@@ -157,7 +157,12 @@ pub fn describe(question: &Question) -> String {
                 },
             );
             let from = address.ip().to_canonical();
-            format!("{alias} ({code}, at {from}) wants to be paired. Its own screen must show the same code.\n{wish}")
+            let warning = namesake.map_or_else(String::new, |paired| {
+                format!("\nCAREFUL: this is not the {alias} that is paired already; that one has the code {paired}.")
+            });
+            format!(
+                "{alias} ({code}, at {from}) wants to be paired. Its own screen must show the same code.\n{wish}{warning}"
+            )
         }
         Question::Backup { alias, code, set, totals, changes, bytes_to_send, first, .. } => {
             let what = if *first { "for the first time" } else { "again" };

@@ -255,6 +255,22 @@ impl Watch {
                 output.event("unpaired", json!({ "fingerprint": fingerprint }));
                 output.say(&format!("{} is not paired any more", fingerprint.short_code()));
             }
+            ServerEvent::Rotated { was, fingerprint, alias } => {
+                output.event("rotated", json!({ "was": was, "fingerprint": fingerprint, "alias": alias }));
+                let (was, is) = (was.short_code(), fingerprint.short_code());
+                output.say(&format!(
+                    "{alias} has a new certificate, signed with its old key: its code was {was} and is {is} now"
+                ));
+            }
+            ServerEvent::Impostor { alias, fingerprint, paired, from } => {
+                let at = json!({ "alias": alias, "fingerprint": fingerprint, "paired": paired, "address": from });
+                output.event("impostor", at);
+                let (code, paired) = (fingerprint.short_code(), paired.short_code());
+                let from = from.ip().to_canonical();
+                output.say(&format!(
+                    "CAREFUL: {from} calls itself {alias} and has the code {code}; the {alias} that is paired has {paired}"
+                ));
+            }
             ServerEvent::SessionOpened(session) => {
                 output.event("session", json!({ "state": "open", "session": session }));
                 output.say(&describe_session(&session));

@@ -8,6 +8,7 @@ use crate::model::limits::DEFAULT_PORT;
 use crate::platform::Context as _;
 use crate::platform::shutdown::Shutdown;
 use clap::Args;
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -80,9 +81,9 @@ pub fn start_log(globals: &Globals) {
         (false, _) => "lan_backup=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    // A log that was started already (in a test) is kept.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Colours are for terminals. A log that was started already (in a test) is kept.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 /// The first Ctrl-C (or the system's word to stop) ends sessions cleanly, the second ends the program at once.

@@ -176,7 +176,8 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
     }
     match (health.oldest_read, health.packs_never_read) {
         (Some(at), _) => {
-            output.line(&format!("  {alias}: every byte was read and found right since {}", local_time(at)));
+            let at = local_time(at);
+            output.line(&format!("  {alias}: every byte was read and found right since {at}"));
         }
         (None, 0) => {}
         (None, left) => {

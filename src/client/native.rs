@@ -11,6 +11,7 @@ use crate::model::{Block, BlockHeader, ChunkId, Fingerprint, IdempotencyKey, Ses
 use crate::platform::random;
 use crate::protocol::ErrorCode;
 use crate::protocol::listing::Listing;
+use crate::protocol::rotation::{Rotated, RotatedAnswer};
 use crate::protocol::session::{
     Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, SessionState, Uploaded,
 };
@@ -125,6 +126,12 @@ impl Client {
                 None => Err(error),
             },
         }
+    }
+
+    /// Says who this device was, and asks who the other one was.
+    pub async fn rotated(&self, said: &Rotated) -> Result<RotatedAnswer> {
+        let call = self.call("say who it was", Method::POST, paths::ROTATED, None);
+        self.send_again(&call, || Payload::json(said)).await?.json(MAX_SMALL_BYTES).await
     }
 
     /// Ends a session; what arrived stays there for the next try until it is collected.

@@ -3,8 +3,9 @@
 //! A paired device is called at its last known address first, by its fingerprint: that needs no discovery at all. An address is
 //! called as it is. Only a name that is left is looked for.
 
-use crate::client::{Client, Patience};
+use crate::client::{self, Client, Patience};
 use crate::daemon::phone::Phone;
+use crate::daemon::rotation;
 use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
 use crate::daemon::{Context, Error, Result};
 use crate::discovery::{Found, Selector};
@@ -77,6 +78,17 @@ pub async fn locate(context: &Context, name: &str, chooser: &mut dyn Chooser) ->
 /// # Errors
 /// [`Error::UnknownDevice`], [`Error::Ambiguous`], [`Error::PairedAsLocalSend`].
 pub async fn locate_any(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Answering> {
+    let found = look_for(context, name, chooser).await?;
+    if let Answering::LanBackup(located) = &found
+        && located.trust.is_some()
+        && let Some(address) = located.addresses.first()
+    {
+        rotation::introduce(context, *address, located.fingerprint).await;
+    }
+    Ok(found)
+}
+
+async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Answering> {
     let selector: Selector = name.parse().map_err(|error: crate::model::ParseError| {
         Error::usage(
             error.to_string(),
@@ -109,6 +121,15 @@ pub async fn locate_any(context: &Context, name: &str, chooser: &mut dyn Chooser
     let device = match found {
         Found::One(device) => device,
         Found::None(report) => {
+            // Not where it was, and somebody else has its name: it may be the same device with a new certificate.
+            let places = report.namesakes.iter().filter_map(|namesake| namesake.addresses.first().copied());
+            if let [trust] = fitting.as_slice() {
+                for address in places {
+                    if let Some(located) = under_another_certificate(context, trust, address).await? {
+                        return Ok(Answering::LanBackup(located));
+                    }
+                }
+            }
             return Err(Error::UnknownDevice { name: name.to_owned(), tried: report.to_string() });
         }
         Found::Several(devices) => match chooser.choose(name, &devices) {
@@ -152,7 +173,7 @@ fn phone(context: &Context, fingerprint: Fingerprint, alias: Alias, addresses: V
 
 /// The app at an address. Who answers is looked at before a word of LocalSend's is said.
 async fn phone_at(context: &Context, address: SocketAddr) -> Result<Phone> {
-    let unproved = || crate::client::Error::NotUnderstood("without a certificate".to_owned());
+    let unproved = || client::Error::NotUnderstood("without a certificate".to_owned());
     let first = Client::new(&context.identity, vec![address], Expect::FirstUse)?;
     let fingerprint = first.certificate().await?.ok_or_else(unproved)?;
     phone(context, fingerprint, Alias::new(&address.to_string()), vec![address])?;
@@ -173,12 +194,34 @@ async fn at_last_address(context: &Context, trust: &Trust) -> Result<Option<Loca
             addresses: vec![address],
             trust: Some(trust.clone()),
         })),
+        Err(client::Error::WrongFingerprint { found, .. }) => {
+            let trust = rotation::recognise(context, trust, address, found).await?;
+            Ok(trust.map(|trust| proved_at(address, trust)))
+        }
         // Somewhere else now, or off: discovery finds out which.
         Err(error) => {
             tracing::debug!(%address, %error, "not at its last address");
             Ok(None)
         }
     }
+}
+
+fn proved_at(address: SocketAddr, trust: Trust) -> Located {
+    let (fingerprint, alias) = (trust.fingerprint, trust.alias.clone());
+    Located { fingerprint, alias, addresses: vec![address], trust: Some(trust) }
+}
+
+/// Whether whoever answers at `address` proves to be `trust` with a new certificate.
+async fn under_another_certificate(context: &Context, trust: &Trust, address: SocketAddr) -> Result<Option<Located>> {
+    let patience = Patience { connect: LAST_ADDRESS_LIMIT, answer: LAST_ADDRESS_LIMIT, ..Patience::default() };
+    let client = Client::with_patience(&context.identity, vec![address], Expect::Known(trust.fingerprint), patience)?;
+    let Err(client::Error::WrongFingerprint { found, .. }) = client.info().await else { return Ok(None) };
+    let trust = rotation::recognise(context, trust, address, found).await?;
+    let trust = match trust {
+        Some(trust) => remember_address(context, trust.fingerprint, Some(address))?,
+        None => None,
+    };
+    Ok(trust.map(|trust| proved_at(address, trust)))
 }
 
 async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
@@ -193,7 +236,7 @@ async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
     if said.lan_backup.is_none() {
         return Err(Error::NotLanBackup(said.alias.to_string()));
     }
-    let unproved = || crate::client::Error::NotUnderstood("without a certificate".to_owned());
+    let unproved = || client::Error::NotUnderstood("without a certificate".to_owned());
     let fingerprint = certificate.ok_or_else(unproved)?;
     if fingerprint == context.identity.fingerprint() {
         return Err(Error::usage(format!("{address} is this device itself"), "name another device, or use `local`"));
@@ -201,6 +244,9 @@ async fn at(context: &Context, address: SocketAddr) -> Result<Located> {
     let trust = context.trust.find(&fingerprint);
     let lived_here = context.trust.list().into_iter().find(|t| t.address == Some(address) && trust.is_none());
     if let Some(other) = lived_here {
+        if let Some(trust) = rotation::recognise(context, &other, address, fingerprint).await? {
+            return Ok(proved_at(address, trust));
+        }
         return Err(Error::AnotherDevice {
             address,
             alias: other.alias,

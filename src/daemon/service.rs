@@ -163,6 +163,11 @@ async fn pass_on(
                 discovery.know(*fingerprint, alias.clone(), address);
             }
             ServerEvent::Unpaired { fingerprint } => discovery.unknow(fingerprint),
+            ServerEvent::Rotated { was, fingerprint, alias } => {
+                let address = context.trust.find(fingerprint).and_then(|trust| trust.address);
+                discovery.unknow(was);
+                discovery.know(*fingerprint, alias.clone(), address);
+            }
             _ => {}
         }
         // Nobody may be watching (a short-lived listener), and nobody is waited for.

@@ -129,6 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_are_those_of_the_document() {
+        let (source, all) = (SOURCE_DATAGRAMS_PER_SECOND, DATAGRAMS_PER_SECOND as u32);
+        let text = format!(
+            "1,400 bytes; {source} in a second of one source, {},000 of all; 1,024 sources remembered; one call back of a source in {} s",
+            all / 1000,
+            CONNECT_BACK_EVERY.as_secs()
+        );
+        assert!(include_str!("../../protocol.md").contains(&text), "{text}");
+        assert_eq!((MAX_SOURCES, crate::protocol::announce::MAX_DATAGRAM_BYTES), (1024, 1400));
+    }
+
+    #[test]
     fn only_sources_on_the_link_are_answered() {
         for (net, near, far) in [
             ("192.168.1.7/24", "192.168.1.9", "192.168.2.9"),

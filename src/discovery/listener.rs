@@ -89,7 +89,8 @@ pub(crate) fn hear(state: &Arc<State>, link: &Arc<Link>, bytes: &[u8], from: Soc
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Announcement> {
+/// What a datagram says; `None` when it is no announcement.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Announcement> {
     if bytes.len() > MAX_DATAGRAM_BYTES {
         return None;
     }

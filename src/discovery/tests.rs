@@ -4,6 +4,7 @@
 //! with a limit.
 
 mod hostile;
+mod loss;
 
 use crate::discovery::report::Counts;
 use crate::discovery::state::State;

@@ -60,7 +60,7 @@ pub(crate) fn load_or_generate(folder: &Path) -> Result<Keys> {
     let signing = folder.join(SIGNING_FILE);
     if fs::metadata_if_there(&identity)?.is_none() {
         fs::create_private_dir_all(folder)?;
-        let _lock = Lock::exclusive(&folder.join(LOCK_FILE))?;
+        let _lock = lock(folder)?;
         // Another process may have been faster; what it made holds.
         if fs::metadata_if_there(&identity)?.is_none() {
             if fs::metadata_if_there(&signing)?.is_none() {
@@ -71,12 +71,23 @@ pub(crate) fn load_or_generate(folder: &Path) -> Result<Keys> {
             durable::save(&identity, Access::Private, generate()?.as_bytes())?;
         }
     }
-    let signing_key = load_signing_key(&signing)?;
-    let (certificate, resolver) = load_certificate(&identity)?;
+    load(folder)
+}
+
+/// Loads both keys from `folder`, where they are.
+pub(crate) fn load(folder: &Path) -> Result<Keys> {
+    let signing_key = load_signing_key(&folder.join(SIGNING_FILE))?;
+    let (certificate, resolver) = load_certificate(&folder.join(IDENTITY_FILE))?;
     Ok(Keys { certificate, signing_key, resolver })
 }
 
-fn generate() -> Result<Zeroizing<String>> {
+/// Held while the key files are made or replaced.
+pub(crate) fn lock(folder: &Path) -> Result<Lock> {
+    Ok(Lock::exclusive(&folder.join(LOCK_FILE))?)
+}
+
+/// A new certificate with its key, as `identity.pem` holds them.
+pub(crate) fn generate() -> Result<Zeroizing<String>> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Generate)?;
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();

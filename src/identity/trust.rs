@@ -57,6 +57,9 @@ pub struct Removed {
     pub fingerprint: Fingerprint,
     /// When, by this device's clock.
     pub at: Timestamp,
+    /// The certificate that it has instead since then; it was not unpaired but changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub became: Option<Fingerprint>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,6 +77,12 @@ impl Default for Content {
 }
 
 impl Content {
+    fn bury(&mut self, removed: Removed) {
+        self.removed.push(removed);
+        let surplus = self.removed.len().saturating_sub(MAX_TOMBSTONES);
+        self.removed.drain(..surplus);
+    }
+
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Format {
@@ -164,11 +173,26 @@ impl TrustStore {
         let at = self.inner.clock.now();
         self.change(|content| {
             let index = content.devices.iter().position(|trust| trust.fingerprint == *fingerprint)?;
-            content.removed.push(Removed { fingerprint: *fingerprint, at });
-            let surplus = content.removed.len().saturating_sub(MAX_TOMBSTONES);
-            content.removed.drain(..surplus);
+            content.bury(Removed { fingerprint: *fingerprint, at, became: None });
             Some(content.devices.remove(index))
         })
+    }
+
+    /// A device has a new certificate, and whoever calls has checked the proof: all that is remembered of the old one holds for
+    /// the new one, in one step. `false` when the old one is not trusted.
+    pub fn rotate(&self, old: &Fingerprint, new: Fingerprint) -> Result<bool> {
+        let at = self.inner.clock.now();
+        let changed = self.change(|content| {
+            let index = content.devices.iter().position(|trust| trust.fingerprint == *old)?;
+            let mut trust = content.devices.remove(index);
+            trust.fingerprint = new;
+            content.bury(Removed { fingerprint: *old, at, became: Some(new) });
+            content.removed.retain(|removed| removed.fingerprint != new);
+            content.devices.retain(|known| known.fingerprint != new);
+            content.devices.push(trust);
+            Some(())
+        })?;
+        Ok(changed.is_some())
     }
 
     /// Changes what is remembered of a device; false when it is not trusted. A change of its fingerprint is not taken.
@@ -298,6 +322,19 @@ mod tests {
         assert_eq!(other.removed().iter().map(|r| r.fingerprint).collect::<Vec<_>>(), [trust(1).fingerprint]);
         other.insert(trust(1)).unwrap();
         assert!(one.removed().is_empty());
+    }
+
+    #[test]
+    fn a_new_certificate_takes_over_everything_and_the_old_one_is_out() {
+        let (_folder, one, other) = two();
+        let (old, new) = (trust(1).fingerprint, trust(2).fingerprint);
+        assert!(!one.rotate(&old, new).unwrap(), "nobody knows it");
+        one.insert(trust(1)).unwrap();
+        assert!(one.rotate(&old, new).unwrap());
+        assert_eq!(other.find(&old), None);
+        assert_eq!(other.find(&new), Some(Trust { fingerprint: new, ..trust(1) }));
+        assert_eq!(other.removed()[0].became, Some(new));
+        assert!(!other.rotate(&old, trust(3).fingerprint).unwrap(), "once is enough");
     }
 
     #[test]

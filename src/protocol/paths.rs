@@ -10,6 +10,8 @@ pub const PAIR_REQUEST: &str = "/api/lan-backup/v1/pair/request";
 pub const PAIR_START: &str = "/api/lan-backup/v1/pair/start";
 /// `POST`: proof of the PIN.
 pub const PAIR_CONFIRM: &str = "/api/lan-backup/v1/pair/confirm";
+/// `POST`: who the caller was, and who this device was.
+pub const ROTATED: &str = "/api/lan-backup/v1/rotated";
 /// `POST`: open a backup session, manifest first.
 pub const PREPARE_UPLOAD: &str = "/api/lan-backup/v1/prepare-upload";
 /// `POST`: open a session that brings a copy of a repository.

@@ -44,6 +44,9 @@ pub enum Question {
         rights: Rights,
         /// What it wants to back up right after.
         purpose: Option<Purpose>,
+        /// The code of another device, paired already, that has the same name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namesake: Option<ShortCode>,
     },
     /// May this paired device back up this set?
     Backup {

@@ -2,14 +2,17 @@
 
 use crate::protocol::localsend::{FilesWanted, PrepareFiles};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
+use crate::protocol::rotation::{MAX_FORMER, Rotated, RotatedAnswer};
 use crate::protocol::session::{
     Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded,
 };
 use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
+use crate::server::allowance::WINDOWS_A_DAY;
 use crate::server::limits::{
     MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_SESSIONS_PER_DEVICE,
     MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
 };
+use crate::server::pairing::{ATTEMPTS, WINDOW_LIFE};
 use crate::server::router::{Need, ROUTES, Verb};
 use serde::de::DeserializeOwned;
 
@@ -80,6 +83,8 @@ fn the_numbers_of_the_limits_are_the_codes() {
         format!(
             "{MAX_CONNECTIONS}; {MAX_CONNECTIONS_PER_DEVICE} of one paired device; {MAX_UNPAIRED_PER_ADDRESS} of one address"
         ),
+        format!("| {MAX_FORMER} | each is 200 bytes"),
+        format!("one at a time; {} s, {ATTEMPTS} attempts; {WINDOWS_A_DAY} in 24 hours", WINDOW_LIFE.as_secs()),
         format!("{MAX_SESSIONS_PER_DEVICE} of one device, 1,024 in all"),
         format!(
             "{MAX_CALLS_PER_SESSION} of one session, {MAX_CALLS_PER_DEVICE} of one device; {MAX_TRANSFERS} transfers"
@@ -101,6 +106,7 @@ fn example(start: &str) -> String {
     text[..=end.unwrap()]
         .replace("…64 hex…", &"ab".repeat(32))
         .replace("64 lower-case hex", &"ab".repeat(32))
+        .replace("…128 hex…", &"ef".repeat(64))
         .replace("…32 hex…", &"cd".repeat(16))
         .replace("\"fingerprint\":\"…\"", &format!("\"fingerprint\":\"{}\"", "AB".repeat(32)))
         .replace("\"idempotencyKey\":\"…\"", &format!("\"idempotencyKey\":\"{}\"", "cd".repeat(16)))
@@ -126,6 +132,8 @@ fn every_example_can_be_read() {
     reads::<PairStarted>(r#"{"message":"base64","signingKey""#);
     reads::<PairConfirm>(r#"{"proof":"base64"}"#);
     reads::<PairConfirmed>(r#"{"proof":"base64","alias""#);
+    reads::<Rotated>(r#"{"v":1,"formerly""#);
+    reads::<RotatedAnswer>(r#"{"accepted""#);
     reads::<SessionAnswer>(r#"{"session":"#);
     reads::<PrepareUpload>(r#"{"api":1,"requiredFeatures""#);
     reads::<PrepareDownload>(r#"{"of":"laptop""#);

@@ -60,6 +60,26 @@ pub enum ServerEvent {
         /// Which device.
         fingerprint: Fingerprint,
     },
+    /// A paired device has a new certificate, signed with its old key.
+    Rotated {
+        /// Who it was.
+        was: Fingerprint,
+        /// Who it is.
+        fingerprint: Fingerprint,
+        /// What it calls itself.
+        alias: Alias,
+    },
+    /// A device that is not paired carries the name of a paired one.
+    Impostor {
+        /// The name.
+        alias: Alias,
+        /// Who has it, as the handshake proved.
+        fingerprint: Fingerprint,
+        /// The paired device of that name.
+        paired: Fingerprint,
+        /// Where it called from.
+        from: SocketAddr,
+    },
     /// A session may be used.
     SessionOpened(SessionSummary),
     /// Bytes of a session arrived or left.

@@ -39,6 +39,9 @@ async fn heard(shared: &Shared, call: Call) -> Result<bool, ApiError> {
     let announcement: Announcement = read_json(call.into_body(), MAX_SMALL_BODY_BYTES, shared.pace).await?;
     let contradicted = proved.is_some_and(|proved| announcement.fingerprint.parse() != Ok(proved));
     if !contradicted {
+        if let Some(fingerprint) = proved {
+            shared.look_for_impostors(&announcement.alias, fingerprint, from);
+        }
         shared.events.progress(ServerEvent::Heard { announcement, from, certificate: proved });
     }
     Ok(!contradicted)

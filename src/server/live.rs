@@ -11,6 +11,7 @@ mod localsend;
 mod middle;
 mod pairing;
 mod restore;
+mod rotation;
 mod routes;
 mod unpairing;
 
@@ -102,17 +103,22 @@ struct Live {
 /// A device: its identity and the folder that holds it.
 struct Device {
     identity: Identity,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Device {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { identity: Identity::load_or_generate(folder.path()).unwrap(), _folder: folder }
+        Self { identity: Identity::load_or_generate(folder.path()).unwrap(), folder }
     }
 
     fn fingerprint(&self) -> Fingerprint {
         self.identity.fingerprint()
+    }
+
+    /// Makes itself a new certificate.
+    fn rotate(&mut self) {
+        self.identity = Identity::rotate(self.folder.path()).unwrap();
     }
 }
 

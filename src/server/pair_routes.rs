@@ -44,6 +44,7 @@ pub(crate) async fn request(shared: Arc<Shared>, call: Call) -> Result<Response,
         rights: request.rights,
         purpose: request.purpose,
     };
+    shared.look_for_impostors(&asker.alias, fingerprint, asker.address);
     let ask = || shared.pairing().request(asker.clone(), shared.clock.instant());
     let mut standing = ask();
     windows::advance(&shared);

@@ -10,7 +10,7 @@ use crate::server::connection::Connection;
 use crate::server::state::Shared;
 use crate::server::{
     cancel, chunks, finish, info, listing, localsend, missing, pair_routes, prepare_copy, prepare_download,
-    prepare_upload, upload, waiting,
+    prepare_upload, rotated, upload, waiting,
 };
 use axum::Router;
 use axum::body::Body;
@@ -88,6 +88,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(Post PAIR_REQUEST, Need::Certificate, pair_routes::request),
     route!(Post PAIR_START, Need::Certificate, pair_routes::start),
     route!(Post PAIR_CONFIRM, Need::Certificate, pair_routes::confirm),
+    route!(Post ROTATED, Need::Certificate, rotated::rotated),
     route!(Post PREPARE_UPLOAD, Need::Right(Right::Backup), prepare_upload::prepare_upload),
     route!(Post PREPARE_COPY, Need::Right(Right::Replicate), prepare_copy::prepare_copy),
     route!(Get SESSIONS / id, Need::Paired, waiting::session),

@@ -16,12 +16,14 @@ use crate::server::api_error::ApiError;
 use crate::server::approval::{ApprovalRequest, Approver, Question};
 use crate::server::connections::Connections;
 use crate::server::events::{Events, ServerEvent};
+use crate::server::impostors::Impostors;
 use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
 use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
 use crate::server::sessions::{Session, SessionKind, Sessions, Use};
 use crate::store::{Repository, Store};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) localsend: Door,
     pub(crate) allowance: Allowance,
     pub(crate) connections: Connections,
+    impostors: Impostors,
     pub(crate) shutdown: Shutdown,
     sessions: Mutex<Sessions>,
     pairing: Mutex<Pairing<Exchange>>,
@@ -90,6 +93,7 @@ impl Shared {
             localsend: Door::new(options.localsend),
             allowance: Allowance::new(&options.state_folder),
             connections: Connections::default(),
+            impostors: Impostors::default(),
             shutdown,
             sessions: Mutex::default(),
             pairing: Mutex::new(Pairing::new(options.accept)),
@@ -173,6 +177,15 @@ impl Shared {
         let (request, answer) = ApprovalRequest::new(self.next_number(), question);
         self.approver.ask(request);
         answer
+    }
+
+    /// Tells whoever watches, once, when a device carries the name of a paired one.
+    pub(crate) fn look_for_impostors(&self, alias: &Alias, fingerprint: Fingerprint, from: SocketAddr) {
+        if let Some(paired) = self.impostors.notice(&self.trust, alias, fingerprint) {
+            let (found, code) = (fingerprint.short_code(), paired.short_code());
+            tracing::warn!(%alias, %found, paired = %code, "a device with the name of a paired one has another fingerprint");
+            self.events.send(ServerEvent::Impostor { alias: alias.clone(), fingerprint, paired, from });
+        }
     }
 
     /// Remembers that a person said yes, once, to what a device wants to back up right after pairing.

@@ -42,7 +42,7 @@ pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, 
 }
 
 /// The next block; `None` when the body ends where a block would begin.
-fn next_block(reader: &mut impl Read) -> Result<Option<Block>, ApiError> {
+pub(crate) fn next_block(reader: &mut impl Read) -> Result<Option<Block>, ApiError> {
     let cut = |error: io::Error| ApiError::bad_request("the body is cut off inside a block").caused_by(error);
     let wrong = |error| ApiError::corrupt("a block's header cannot be read").caused_by(error);
     let mut fixed = [0; BlockHeader::FIXED_LENGTH];

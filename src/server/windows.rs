@@ -8,6 +8,7 @@ use crate::platform::random;
 use crate::server::Error;
 use crate::server::approval::{Decision, Question};
 use crate::server::events::{PinShown, ServerEvent};
+use crate::server::impostors::namesake;
 use crate::server::limits::DECISION_LIMIT;
 use crate::server::pairing::{Asker, Closed, Next, OpenedBy, WINDOW_LIFE};
 use crate::server::state::Shared;
@@ -57,6 +58,7 @@ async fn ask(shared: Arc<Shared>, asker: Asker) {
         address: asker.address,
         rights: asker.rights.clone(),
         purpose: asker.purpose.clone(),
+        namesake: namesake(&shared.trust, &asker.alias, fingerprint).map(|paired| paired.short_code()),
     });
     let withdrawn = shared.wait_for(DECISION_LIMIT, || (!shared.pairing().is_asked_about(fingerprint)).then_some(()));
     let decision = tokio::select! {

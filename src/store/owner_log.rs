@@ -43,11 +43,6 @@ struct Envelope {
     signature: String,
 }
 
-/// The text that the old key signs when a device changes its certificate or its signing key.
-pub fn rotation_text(fingerprint: &Fingerprint, signer: &str) -> String {
-    format!("{fingerprint}\n{signer}")
-}
-
 /// The owner log of one repository.
 #[derive(Debug)]
 pub(crate) struct OwnerLog {
@@ -182,7 +177,7 @@ fn check(events: &[OwnerEvent], event: &OwnerEvent) -> Result<(), &'static str> 
         (None, _) => Err("it must begin with the repository's creation"),
         (Some(_), OwnerEvent::Create { .. }) => Err("a repository is created once"),
         (Some(last), OwnerEvent::Rotate { fingerprint, signer, signature, .. }) => {
-            let text = rotation_text(fingerprint, signer);
+            let text = signer::rotation_text(&last.fingerprint(), fingerprint, signer);
             signer::verify(last.signer(), Purpose::Rotation, text.as_bytes(), signature)
                 .map_err(|_| "the new key is not signed by the old one")
         }

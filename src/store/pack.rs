@@ -63,7 +63,7 @@ impl Trailer {
     }
 
     /// Reads a trailer that ends where the footer begins, at `end`; the blocks must fill the pack up to it.
-    fn decode(bytes: &[u8], end: u64) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8], end: u64) -> Result<Self, String> {
         let cut = || "its trailer is cut short".to_owned();
         let (count, mut rest) = bytes.split_first_chunk::<4>().ok_or_else(cut)?;
         let mut blocks = Vec::new();

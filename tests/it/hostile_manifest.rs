@@ -18,8 +18,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 const ALL: [Conflict; 3] = [Conflict::KeepBoth, Conflict::Overwrite, Conflict::Skip];
 
@@ -342,8 +342,34 @@ fn promised(manifest: &[u8], chunks: &HashMap<ChunkId, Vec<u8>>) -> HashMap<Path
     promised
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn mutations_of_a_good_manifest_do_no_harm() {
+/// Set in the process of its own in which the mutations are restored, so that its memory is theirs alone.
+const ALONE: &str = "LAN_BACKUP_TEST_ALONE";
+/// What restoring any number of hostile manifests may take.
+const PEAK: u64 = 256 << 20;
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
+#[expect(clippy::print_stdout, reason = "what was skipped is said")]
+fn mutations_of_a_good_manifest_do_no_harm() {
+    if std::env::var_os(ALONE).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(restore_mutations());
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let Some(peak) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) else {
+            println!("SKIPPED: this system does not tell the peak of a process's memory");
+            return;
+        };
+        let peak = peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
+        assert!(peak < PEAK, "{peak} bytes at the peak");
+        return;
+    }
+    let name = "hostile_manifest::mutations_of_a_good_manifest_do_no_harm";
+    let program = std::env::current_exe().unwrap();
+    let ran = Command::new(program).args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+async fn restore_mutations() {
     let bench = Bench::new();
     let mut chunks = HashMap::new();
     for number in 0..4_u64 {
@@ -367,9 +393,8 @@ async fn mutations_of_a_good_manifest_do_no_harm() {
         + &file("t/f", &format!("\"linkGroup\":\"g\",\"mtime\":\"5.000000001\",{}", whole(1)))
         + &file("t/g", &format!("\"xattrs\":{{\"user.x\":\"AAEC\"}},{}", whole(2)));
     let mut dice = Dice::new(b"seed");
-    let end = Instant::now() + Duration::from_secs(if long() { 60 } else { 4 });
     let (mut tried, mut restored) = (0, 0);
-    while tried < 100_000 && Instant::now() < end {
+    while tried < if long() { 10_000 } else { 1_000 } {
         let manifest = if tried == 0 { good.as_bytes().to_vec() } else { mutate(good.as_bytes(), &mut dice) };
         tried += 1;
         let conflict = ALL[dice.below(3)];
@@ -391,5 +416,5 @@ async fn mutations_of_a_good_manifest_do_no_harm() {
             assert!(fine, "{path:?} of {}", String::from_utf8_lossy(&manifest));
         }
     }
-    assert!(tried > 50 && restored > 5, "{restored} of {tried}");
+    assert!(restored > tried / 50, "{restored} of {tried}");
 }

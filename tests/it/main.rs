@@ -8,6 +8,7 @@ mod cli;
 mod crowd;
 mod disk_faults;
 mod engine;
+mod fuzzing;
 mod heal;
 mod hostile_manifest;
 mod model_based;

@@ -76,10 +76,11 @@ fn describe(root: &Path) -> String {
     for mut same in names.into_values().filter(|same| same.len() > 1) {
         same.sort();
         for name in &same {
-            lines.entry(name.clone()).and_modify(|line| line.push_str(&format!(", one with {}", same.join(" and "))));
+            let line = lines.get_mut(name).unwrap();
+            *line = format!("{line}, one with {}", same.join(" and "));
         }
     }
-    lines.iter().map(|(name, line)| format!("{name}: {line}\n")).collect()
+    lines.into_iter().map(|(name, line)| name + ": " + &line + "\n").collect()
 }
 
 /// A small tree with everything that an entry can say.

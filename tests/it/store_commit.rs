@@ -8,7 +8,7 @@ use lan_backup::codec;
 use lan_backup::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotId};
 use lan_backup::platform::clock::Clock;
 use lan_backup::signer::{Purpose, SigningKey};
-use lan_backup::store::{Error, Store, owner_log};
+use lan_backup::store::{Error, Store};
 use std::io;
 use std::sync::Arc;
 
@@ -179,7 +179,7 @@ fn only_keys_from_the_owner_log_may_sign_and_adoption_and_rotation_add_some() {
     let rotated_owner = Fingerprint::from_bytes([3; 32]);
     let rotation = |key: &SigningKey| {
         let signer = rotated.public();
-        let text = owner_log::rotation_text(&rotated_owner, &signer);
+        let text = lan_backup::signer::rotation_text(&new_owner, &rotated_owner, &signer);
         let signature = key.sign(Purpose::Rotation, text.as_bytes());
         OwnerEvent::Rotate { fingerprint: rotated_owner, signer, signature, at }
     };

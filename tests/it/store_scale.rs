@@ -9,6 +9,7 @@
 //! ```
 
 use crate::store_support::{OWNER, block, clock, new_repository, source_key};
+use crate::support::figures::figure;
 use crate::support::program::Program;
 use crate::support::scratch::{long, scratch};
 use bytes::Bytes;
@@ -170,7 +171,7 @@ fn timed(home: &Path, store: &Path, arguments: &[&str]) -> Vec<serde_json::Value
     let (home, store) = (home.to_str().unwrap(), store.to_str().unwrap());
     let began = Instant::now();
     let ran = Program::start([&["--json", "--home", home], arguments, &["--store", store]].concat()).end();
-    eprintln!("{:>8.3} s  {}", began.elapsed().as_secs_f64(), arguments.join(" "));
+    figure(&format!("{:>8.3} s  {}", began.elapsed().as_secs_f64(), arguments.join(" ")));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     ran.lines
 }
@@ -190,7 +191,7 @@ async fn a_large_store_is_opened_listed_and_looked_into_quickly() {
     let (home, store) = (base.path().join("home"), base.path().join("store"));
     let began = Instant::now();
     build(&store, &scale);
-    eprintln!("{:>8.3} s  to build it; peak {} MiB", began.elapsed().as_secs_f64(), peak_memory());
+    figure(&format!("{:>8.3} s  to build it; peak {} MiB", began.elapsed().as_secs_f64(), peak_memory()));
     // The first opening after the index has been written by another process, and the usual ones.
     for _ in 0..2 {
         let rows = timed(&home, &store, &["snapshots"]);
@@ -219,5 +220,5 @@ async fn a_large_store_is_opened_listed_and_looked_into_quickly() {
     let path = lan_backup::model::RelPath::new(format!("home/d{middle:05}").into_bytes()).unwrap();
     let mut reader = lan_backup::manifest::EntryReader::starting_at(vault, &record.manifest, &path).unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap().path, path);
-    eprintln!("     peak {} MiB of the test itself", peak_memory());
+    figure(&format!("peak {} MiB of the test itself", peak_memory()));
 }

@@ -12,4 +12,5 @@ pub(crate) mod nodes;
 pub(crate) mod program;
 pub(crate) mod scratch;
 pub(crate) mod simulated_disk;
+pub(crate) mod stranger;
 pub(crate) mod tree;

@@ -92,13 +92,13 @@ async fn every_route_of_the_document_treats_every_kind_of_caller_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_our_own_api_a_stranger_gets_info_register_and_pairing_and_nothing_else() {
+async fn of_our_own_api_a_stranger_gets_info_register_pairing_and_rotated_and_nothing_else() {
     let ours: Vec<Row> = table().into_iter().filter(|row| row.path.starts_with(PREFIX)).collect();
     let open = |kind: Kind| -> Vec<&str> {
         ours.iter().filter(|row| row.refusal(&kind).is_none()).map(|row| &row.path[PREFIX.len()..]).collect()
     };
     assert_eq!(open(Kind::Nobody), ["/info", "/register"]);
-    let with_a_certificate = ["/info", "/register", "/pair/request", "/pair/start", "/pair/confirm"];
+    let with_a_certificate = ["/info", "/register", "/pair/request", "/pair/start", "/pair/confirm", "/rotated"];
     assert_eq!(open(Kind::Stranger), with_a_certificate);
     assert_eq!(open(Kind::Unpaired), with_a_certificate);
 }

@@ -83,7 +83,9 @@ fn what_is_damaged_is_not_copied_and_said_and_the_rest_is() {
     fs::write(docs.join("b"), noise(50_000, 2)).unwrap();
     let whole = send();
     nas.stop();
-    packs.iter().for_each(|pack| fs::remove_file(pack).unwrap());
+    for pack in &packs {
+        fs::remove_file(pack).unwrap();
+    }
     let usb = lan.path("usb/backups");
     let copied = nas.run(&["copy", "local", usb.to_str().unwrap()]);
     assert_eq!(copied.last(3)["copied"], 1, "{copied:#?}");

@@ -25,6 +25,8 @@ pub(crate) struct Node {
     pub(crate) serve: Option<Program>,
     /// Where `serve` listens.
     pub(crate) port: u16,
+    /// What is logged, as `RUST_LOG` has it; usually what is without.
+    pub(crate) log: Option<String>,
 }
 
 impl Lan {
@@ -59,7 +61,7 @@ impl Lan {
         if !home.join("alias").exists() {
             fs::write(home.join("alias"), alias).unwrap();
         }
-        Node { home, alias: alias.to_owned(), multicast_port: self.multicast_port, serve: None, port: 0 }
+        Node { home, alias: alias.to_owned(), multicast_port: self.multicast_port, serve: None, port: 0, log: None }
     }
 
     /// `nas`, serving with `--accept paired`, and `laptop`, paired with it. Pairing takes seconds, so it is done once (by the
@@ -96,7 +98,51 @@ impl Node {
 
     /// Starts a command on this device.
     pub(crate) fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Program {
-        Program::start(self.arguments(arguments))
+        Program::start_command(self.command(self.arguments(arguments)))
+    }
+
+    fn command(&self, arguments: Vec<OsString>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lan-backup"));
+        command.args(arguments).env_remove("RUST_LOG").env_remove("LAN_BACKUP_HOME");
+        if let Some(log) = &self.log {
+            command.env("RUST_LOG", log);
+        }
+        command
+    }
+
+    /// Starts a command as people do, without `--json`.
+    pub(crate) fn plain<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Program {
+        let mut arguments = self.arguments(arguments);
+        arguments.remove(0);
+        Program::start_command(self.command(arguments))
+    }
+
+    /// Runs a command with `--json` to its end, its lines as the text that they were printed as.
+    pub(crate) fn run_raw<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        let output = self.command(self.arguments(arguments)).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let lines = text(&output.stdout).split('\n').map(|line| Value::String(line.to_owned())).collect();
+        Ran { code: output.status.code().unwrap_or(-1), lines, stderr: text(&output.stderr) }
+    }
+
+    /// Starts `serve` as people do, and waits until it says where it listens.
+    pub(crate) fn serve_plain(&mut self, arguments: &[&str]) {
+        let serve = self.plain(&[&["serve", "--port", "0"], arguments].concat());
+        let address = until("the address", || {
+            let talk = serve.talk();
+            let at = talk.find("127.0.0.1:")? + "127.0.0.1:".len();
+            let digits: String = talk[at..].chars().take_while(char::is_ascii_digit).collect();
+            talk[at + digits.len()..].contains('\n').then(|| digits.parse::<u16>().ok())?
+        });
+        self.port = address;
+        self.serve = Some(serve);
+    }
+
+    /// Ends what [`Node::serve_plain`] has started.
+    pub(crate) fn stop_plain(&mut self) -> Ran {
+        let serve = self.serve.take().unwrap();
+        serve.signal(rustix::process::Signal::INT);
+        serve.end()
     }
 
     /// Runs a command on this device to its end.

@@ -43,6 +43,9 @@ const WORDS: [&[u8]; 16] = [
 pub(crate) fn mutate(manifest: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut out = manifest.to_vec();
     for _ in 0..=dice.below(3) {
+        if out.is_empty() {
+            break;
+        }
         let at = dice.below(out.len());
         match dice.below(6) {
             0 => out[at] ^= 1 << dice.below(8),
