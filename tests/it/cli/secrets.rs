@@ -12,7 +12,9 @@ use std::path::Path;
 /// The spellings in which bytes get into logs: hex of both cases, base64, and Rust's own lists.
 fn spellings(secret: &[u8]) -> Vec<String> {
     let mut lower = String::new();
-    secret.iter().for_each(|byte| write!(lower, "{byte:02x}").unwrap());
+    for byte in secret {
+        write!(lower, "{byte:02x}").unwrap();
+    }
     let list = format!("{:?}", &secret[..8]);
     let list = list.trim_matches(['[', ']']).to_owned();
     // A part is as bad as the whole, and base64 may begin anywhere in a longer one.
