@@ -361,15 +361,18 @@ mod tests {
             let chunks: Vec<_> = (0..20).map(text).chain((20..24).map(noise)).map(|b| (chunk_id(&b), b)).collect();
             let block = Encoder::new(compression).encode(&chunks);
             assert_eq!(Decoder::new().salvage(&block), chunks, "a whole block gives all");
-            let mut salvaged = 0;
+            let (mut salvaged, mut lost) = (0, 0);
             for bit in (0..block.stored.len() * 8).step_by(block.stored.len() / 16) {
                 let mut stored = block.stored.to_vec();
                 stored[bit / 8] ^= 1 << (bit % 8);
                 let bad = Block { header: block.header.clone(), stored: stored.into() };
                 let good = Decoder::new().salvage(&bad);
-                assert!(good.iter().all(|found| chunks.contains(found)) && good.len() < chunks.len(), "bit {bit}");
+                assert!(good.iter().all(|found| chunks.contains(found)), "bit {bit}");
                 salvaged += good.len();
+                // A few bits of a zstd frame decide nothing.
+                lost += chunks.len() - good.len();
             }
+            assert!(lost > 0, "{compression:?}");
             assert!(salvaged > 0 || compression == Compression::Lz4, "{compression:?}");
         }
     }

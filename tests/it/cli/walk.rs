@@ -61,8 +61,8 @@ fn one_prompt_pairs_and_backs_up_and_everything_comes_back_identical() {
     assert_eq!((&trusted.rows()[0]["alias"], &trusted.rows()[0]["sets"]), (&json!("laptop"), &json!(["tree"])));
     let status = nas.run(&["status"]);
     let kinds: Vec<_> = status.rows().iter().map(|row| row["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["device", "paired", "store", "repository", "set"]);
-    assert_eq!((&status.lines[0]["serving"], &status.lines[4]["snapshots"]), (&json!(true), &json!(2)));
+    assert_eq!(kinds, ["device", "paired", "store", "health", "repository", "set"]);
+    assert_eq!((&status.lines[0]["serving"], &status.lines[5]["snapshots"]), (&json!(true), &json!(2)));
 
     let to = lan.path("elsewhere");
     let restored = laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]);
