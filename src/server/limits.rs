@@ -101,7 +101,7 @@ impl Pace {
         idle: Duration::from_mins(1),
         idle_while_pairing: Duration::from_secs(330),
         grace: Duration::from_secs(20),
-        grace_of_answers: Duration::from_secs(40),
+        grace_of_answers: Duration::from_secs(30),
         bytes_per_second: 16 << 10,
         pairing_reply: PAIRING_REPLY_DELAY,
     };
