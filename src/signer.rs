@@ -1,6 +1,7 @@
 //! Ed25519: signs snapshot records and certificate rotations. A key of its own, so that history does not hang on the TLS key.
 
 use crate::model::digest::{from_hex, to_hex};
+use crate::model::text::clean;
 use crate::model::{Fingerprint, Record, SignedRecord, SnapshotId};
 use ed25519_dalek::{Signature, Signer as _, SigningKey as DalekKey, VerifyingKey};
 use std::fmt;
@@ -87,10 +88,12 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Checks a signature by the public key `signer` (hex).
+/// Checks a signature by the public key `signer`: 64 lower-case hex digits, because keys are compared as they are written, and one
+/// key in two spellings would be two.
 pub fn verify(signer: &str, purpose: Purpose, message: &[u8], signature: &str) -> Result<(), Error> {
-    let key = from_hex(signer).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
-    let key = key.ok_or_else(|| Error::Key(signer.chars().take(80).collect()))?;
+    let bytes = from_hex::<32>(signer).filter(|bytes| to_hex(bytes) == signer);
+    let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
+    let key = key.ok_or_else(|| Error::Key(clean(signer).chars().take(80).collect()))?;
     let signature = from_hex(signature).map(|bytes| Signature::from_bytes(&bytes)).ok_or(Error::Signature)?;
     key.verify_strict(&purpose.text(message), &signature).map_err(|_| Error::Signature)
 }
@@ -130,6 +133,8 @@ mod tests {
         assert_eq!(verify(&key.public(), Purpose::Rotation, b"texT", &signature), Err(Error::Signature));
         assert_eq!(verify(&other.public(), Purpose::Rotation, b"text", &signature), Err(Error::Signature));
         assert_eq!(verify(&key.public(), Purpose::Record, b"text", &signature), Err(Error::Signature));
+        let shouted = key.public().to_uppercase();
+        assert!(matches!(verify(&shouted, Purpose::Rotation, b"text", &signature), Err(Error::Key(_))), "one spelling");
         assert!(matches!(verify("zz", Purpose::Rotation, b"text", &signature), Err(Error::Key(_))));
     }
 
