@@ -9,6 +9,7 @@ use crate::codec::{Compression, Decoder, Encoder, chunk_id};
 use crate::discovery::{Selector, listener};
 use crate::identity::pairing::{Shower, Transcript, Typist};
 use crate::manifest;
+use crate::model::portable::portable_path;
 use crate::model::text::{clean, is_printable};
 use crate::model::{
     Alias, Block, Changes, Content, Entry, Extent, Fingerprint, IdempotencyKey, Pin, Record, RelPath, RepositoryId,
@@ -17,6 +18,7 @@ use crate::model::{
 use crate::platform;
 use crate::platform::disk::ReadAt;
 use crate::protocol::listing::Listing;
+use crate::protocol::localsend::{FilesWanted, PrepareFiles, Trouble};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::rotation::{Rotated, RotatedAnswer};
 use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
@@ -43,9 +45,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "datagram", seeds: announcements, run: datagram },
     Target { name: "json_bodies", seeds: bodies, run: json_bodies },
+    Target { name: "localsend", seeds: offers, run: localsend },
     Target { name: "names", seeds: words, run: names },
     Target { name: "upload_list", seeds: lists, run: upload_list },
     Target { name: "manifest", seeds: manifests, run: manifest_lines },
@@ -148,6 +151,31 @@ fn json_bodies(bytes: &[u8]) {
         // What a server says is cleaned where it is shown.
         shown(&clean(&error.message));
     }
+}
+
+fn offers() -> Vec<Vec<u8>> {
+    let offer = r#"{"info":{"alias":"Nice Orange","version":"2.1","deviceModel":"Samsung","deviceType":"mobile","fingerprint":"aa","port":53317,"protocol":"https","download":true},"files":{"id1":{"id":"id1","fileName":"DCIM/100/a.jpg","size":3,"fileType":"image/jpeg","sha256":"abababababababababababababababababababababababababababababababab","metadata":{"modified":"2026-01-02T03:04:05.123456789+02:00"}}}}"#;
+    let texts = [offer, r#"{"sessionId":"s","files":{"id1":"token"}}"#, r#"{"message":"Rejected"}"#];
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn localsend(bytes: &[u8]) {
+    if let Ok(offered) = serde_json::from_slice::<PrepareFiles>(bytes) {
+        shown(offered.info.alias.as_str());
+        for offer in offered.files.values() {
+            again(offer);
+            if let Ok(path) = portable_path(&offer.file_name) {
+                names(path.as_bytes());
+                shown(&path.to_string());
+                // Clean once is clean.
+                assert_eq!(portable_path(&path.to_string()).as_ref(), Ok(&path));
+            }
+        }
+    }
+    if let Ok(trouble) = serde_json::from_slice::<Trouble>(bytes) {
+        shown(&clean(&trouble.message));
+    }
+    let _ = serde_json::from_slice::<FilesWanted>(bytes);
 }
 
 fn words() -> Vec<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! LocalSend's file transfer, version 2.1 and 2.2, as its apps write and read it: `prepare-upload` and `prepare-download`.
+//! LocalSend's file transfer, version 2.1 and 2.2, as its apps write and read it.
 //!
 //! Lenient in what is read, because apps of five years send it: fields that are not needed may be missing, unknown ones are
 //! ignored. What is read here is a stranger's and becomes a checked type before anything is done with it.
@@ -67,18 +67,6 @@ pub struct FilesWanted {
     pub session_id: String,
     /// A token for each file that shall come.
     pub files: BTreeMap<String, String>,
-}
-
-/// The answer to `prepare-download`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FilesShared {
-    /// Who shares.
-    pub info: Announcement,
-    /// Names the session in `download`.
-    pub session_id: String,
-    /// What there is.
-    pub files: BTreeMap<String, FileOffer>,
 }
 
 /// The body of an answer that is no success.

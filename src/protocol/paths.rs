@@ -46,10 +46,6 @@ pub const LOCALSEND_PREPARE_UPLOAD: &str = "/api/localsend/v2/prepare-upload";
 pub const LOCALSEND_UPLOAD: &str = "/api/localsend/v2/upload";
 /// `POST`: end a LocalSend session.
 pub const LOCALSEND_CANCEL: &str = "/api/localsend/v2/cancel";
-/// `POST`: what a LocalSend device shares; served by `share` only.
-pub const LOCALSEND_PREPARE_DOWNLOAD: &str = "/api/localsend/v2/prepare-download";
-/// `GET`: one shared file; served by `share` only.
-pub const LOCALSEND_DOWNLOAD: &str = "/api/localsend/v2/download";
 
 /// Names the session in every call that needs one. A header, because query strings end up in logs.
 pub const SESSION_HEADER: &str = "lan-backup-session";
