@@ -28,6 +28,7 @@ pub mod serve;
 pub mod settings;
 pub mod size;
 pub mod snapshots;
+pub mod stats;
 pub mod status;
 pub mod trust;
 pub mod try_out;
@@ -113,6 +114,7 @@ enum Command {
     Copy(copy::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Stats(stats::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Retention(retention::Args),
@@ -199,6 +201,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Stats(args) => stats::run(&globals, args, &output, shutdown).await,
         Command::Repair(args) => repair::run(&globals, args, output, shutdown).await,
         Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,
