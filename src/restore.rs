@@ -15,6 +15,7 @@
 //! | [`mod@plan`] | the plan, and the dry run |
 //! | [`action`] | what it says about one entry |
 //! | [`links`] | names that are one file |
+//! | [`opener`] | folders made and files begun ahead of the writing |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
 //! | [`target`] | where files go: the seam |
@@ -30,6 +31,7 @@ pub mod dir_target;
 pub mod fetch;
 pub mod folder_stack;
 pub mod links;
+pub mod opener;
 pub mod plan;
 pub mod run;
 pub mod select;
