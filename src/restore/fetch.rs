@@ -5,12 +5,12 @@
 //! order, that is nearly the order of the plan.
 
 use crate::codec::Decoder;
-use crate::manifest::ExtentReader;
 use crate::manifest::stream_reader::open;
 use crate::model::limits::{FETCH_TARGET_BYTES, MAX_FETCH_IDS};
-use crate::model::{ChunkId, Content, EntryKind, Extent};
+use crate::model::{ChunkId, EntryKind, Extent};
 use crate::monitor::{Counter, Monitor};
 use crate::restore::action::{Action, Planned};
+use crate::restore::content::Extents;
 use crate::restore::{Error, Result};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
@@ -70,12 +70,6 @@ pub struct Loader<V> {
     ended: bool,
 }
 
-#[derive(Debug)]
-enum Extents<V> {
-    Inline(std::vec::IntoIter<Extent>),
-    Indirect(Box<ExtentReader<V>>),
-}
-
 impl<V: Vault> Loader<V> {
     /// Takes entries from `plan`.
     pub fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>) -> Self {
@@ -89,11 +83,7 @@ impl<V: Vault> Loader<V> {
     pub async fn next(&mut self) -> Result<Option<Load>> {
         while !self.ended && !self.is_full() {
             if let Some(extents) = &mut self.extents {
-                let next = match extents {
-                    Extents::Inline(list) => Ok(list.next()),
-                    Extents::Indirect(reader) => reader.next().await,
-                };
-                match next {
+                match extents.next().await {
                     Ok(Some(extent)) => self.extent(extent),
                     Ok(None) if self.left == 0 => self.close(Step::End),
                     Ok(None) => self.close(Step::Lost(WRONG_SIZE.to_owned())),
@@ -151,9 +141,8 @@ impl<V: Vault> Loader<V> {
         self.left = *size;
         self.load.steps.push(Step::Begin(Box::new(planned)));
         match content {
-            Some(Content::Inline(extents)) => self.extents = Some(Extents::Inline(extents.into_iter())),
-            Some(Content::Indirect(list)) => match ExtentReader::new(self.vault.clone(), &list) {
-                Ok(reader) => self.extents = Some(Extents::Indirect(Box::new(reader))),
+            Some(content) => match Extents::of(&self.vault, content) {
+                Ok(extents) => self.extents = Some(extents),
                 Err(error) => self.close(Step::Lost(error.to_string())),
             },
             None => self.close(Step::Lost("the snapshot does not say what is in it".to_owned())),
@@ -175,7 +164,7 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     let Load { steps, wanted, .. } = load;
     let ids: Vec<ChunkId> = wanted.into_iter().collect();
     let mut lost = HashMap::new();
-    let mut chunks = match fetch_ids(&*vault, ids.clone()).await {
+    let mut chunks = match checked_chunks(&*vault, ids.clone()).await {
         Ok(chunks) => chunks,
         Err(error) if is_fatal(&error) => return Err(error.into()),
         Err(_) => HashMap::new(),
@@ -184,7 +173,7 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
         if chunks.contains_key(&id) {
             continue;
         }
-        match fetch_ids(&*vault, vec![id]).await {
+        match checked_chunks(&*vault, vec![id]).await {
             Ok(found) if found.contains_key(&id) => chunks.extend(found),
             Ok(_) => drop(lost.insert(id, format!("chunk {} is not there", id.short()))),
             Err(error) if is_fatal(&error) => return Err(error.into()),
@@ -195,7 +184,8 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     Ok(Fetched { steps, chunks, lost })
 }
 
-async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> vault::Result<HashMap<ChunkId, Bytes>> {
+/// Fetches and checks chunks, all in one call; what did not come is not among them.
+pub(crate) async fn checked_chunks<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> vault::Result<HashMap<ChunkId, Bytes>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }

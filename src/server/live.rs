@@ -10,6 +10,7 @@ mod limits;
 mod localsend;
 mod middle;
 mod pairing;
+mod plain;
 mod restore;
 mod rotation;
 mod routes;
