@@ -29,6 +29,7 @@ pub mod settings;
 pub mod share;
 pub mod size;
 pub mod snapshots;
+pub mod stats;
 pub mod status;
 pub mod trust;
 pub mod try_out;
@@ -115,6 +116,7 @@ enum Command {
     Restore(restore::Args),
     Share(share::Args),
     Status(status::Args),
+    Stats(stats::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Retention(retention::Args),
@@ -202,6 +204,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
         Command::Share(args) => share::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
+        Command::Stats(args) => stats::run(&globals, args, &output, shutdown).await,
         Command::Repair(args) => repair::run(&globals, args, output, shutdown).await,
         Command::Verify(args) => verify::run(&globals, args, output, shutdown).await,
         Command::Retention(args) => unless_stopped(shutdown, retention::run(&globals, &args, &output)).await,

@@ -21,7 +21,9 @@ use crate::protocol::listing::Listing;
 use crate::protocol::localsend::{FilesWanted, PrepareFiles, Trouble};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::rotation::{Rotated, RotatedAnswer};
-use crate::protocol::session::{Finished, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded};
+use crate::protocol::session::{
+    Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer, Uploaded,
+};
 use crate::protocol::{Announcement, ErrorBody};
 use crate::server;
 use crate::signer::{self, Purpose, SigningKey};
@@ -111,6 +113,8 @@ fn bodies() -> Vec<Vec<u8>> {
         r#"{"accepted":true,"was":{"fingerprint":"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB","signature":"ef"}}"#,
         r#"{"of":"laptop","adopt":false,"idempotencyKey":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"}"#,
         r#"{"session":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","state":"open","api":1,"features":["zstd","lz4"],"limits":{"maxUploadBytes":16777216,"maxIds":4096,"parallelCalls":4},"repository":{"id":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","chunker":{"min":65536,"average":262144,"max":2097152,"seed":0}}}"#,
+        r#"{"repository":{"id":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","chunker":{"min":65536,"average":262144,"max":2097152,"seed":0}},"ownerLog":[{"event":"create","fingerprint":"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB","signer":"ef","alias":"laptop","at":"2026-01-02T03:04:05Z"}]}"#,
+        r#"{"record":"{}","signature":"ef","withoutData":true}"#,
         r#"{"chunks":3}"#,
         r#"{"snapshot":"abababababababababababababababababababababababababababababababab","receivedAt":"2026-01-02T03:04:05Z"}"#,
         r#"{"repositories":[{"repository":{"id":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","chunker":{"min":65536,"average":262144,"max":2097152,"seed":0}},"owner":"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB","alias":"laptop","ownerLog":[],"snapshots":[]}]}"#,
@@ -142,6 +146,8 @@ fn json_bodies(bytes: &[u8]) {
     body::<Rotated>(bytes);
     body::<RotatedAnswer>(bytes);
     body::<PrepareDownload>(bytes);
+    body::<PrepareCopy>(bytes);
+    body::<Finish>(bytes);
     body::<SessionAnswer>(bytes);
     body::<Uploaded>(bytes);
     body::<Finished>(bytes);

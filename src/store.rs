@@ -17,7 +17,8 @@
 //! | `copies` | repositories that were copied from another store |
 //! | `sealed` | a checksum for small files |
 //! | [`repository`] | all of that together |
-//! | [`rhythm`] | which backups are overdue |
+//! | [`rhythm`], [`stats`] | which backups are overdue, and what they take |
+//! | `needs_walk` | which chunks snapshots need, list by list |
 //! | [`recovery`] | what opening finds after a crash |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
@@ -37,6 +38,7 @@ pub mod local_vault;
 mod losses;
 pub mod marks;
 mod mend;
+mod needs_walk;
 pub mod owner_log;
 pub mod pack;
 mod pack_look;
@@ -55,6 +57,7 @@ pub mod scrubber;
 mod sealed;
 pub mod set_aside;
 pub mod shelf;
+pub mod stats;
 mod stream;
 pub mod verify;
 

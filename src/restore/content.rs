@@ -89,7 +89,7 @@ type Batch = (VecDeque<Part>, HashMap<ChunkId, Bytes>);
 impl<V: Vault> Reader<V> {
     /// The next parts with their chunks; empty at the end.
     async fn batch(&mut self, vault: &Arc<V>) -> Result<Batch> {
-        let (mut parts, mut wanted, mut bytes) = (VecDeque::new(), Vec::new(), 0);
+        let (mut parts, mut wanted, mut bytes) = (VecDeque::new(), HashMap::new(), 0);
         while self.at < self.range.end && bytes < BATCH_BYTES && parts.len() < MAX_FETCH_IDS {
             let Some(extent) = self.extents.next().await? else { break };
             let begin = self.at;
@@ -102,14 +102,13 @@ impl<V: Vault> Reader<V> {
                 continue;
             }
             if let Extent::Chunk(id, length) = extent {
-                wanted.push(id);
-                bytes += length;
+                if wanted.insert(id, length).is_none() {
+                    bytes += length;
+                }
             }
             parts.push_back(Part { extent, from: (from - begin) as usize, to: (to - begin) as usize });
         }
-        wanted.sort_unstable();
-        wanted.dedup();
-        Ok((parts, checked_chunks(&**vault, wanted).await?))
+        Ok((parts, checked_chunks(&**vault, wanted.into_keys().collect(), bytes).await?))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::server::api_error::ApiError;
 use crate::server::body::read_json;
 use crate::server::call::{Call, json};
 use crate::server::events::ServerEvent;
+use crate::server::room;
 use crate::server::sessions::{SessionKind, Use};
 use crate::server::state::{Shared, blocking};
 use crate::signer;
@@ -24,6 +25,7 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
     let Finish { signed, without_data } = body;
     let set = under_way.session().set.clone();
     let is_copy = under_way.session().kind == SessionKind::Copy;
+    let committing = shared.clone();
     let committed = blocking(move || {
         let unreadable = |error| ApiError::corrupt("the record or its signature is not valid").caused_by(error);
         let record = signer::open_record(&signed).map_err(unreadable)?;
@@ -32,6 +34,10 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
             return Err(ApiError::bad_request("the record is for another set than the session"));
         }
         let id = signer::snapshot_id(&signed);
+        // One whose answer was lost is there, and takes no more room.
+        if repository.snapshot(&id)?.is_none() {
+            room::check(&committing, Some(&repository), signed.record.len() as u64)?;
+        }
         let committed =
             if without_data { repository.commit_without_data(&signed, from) } else { repository.commit(&signed, from) };
         match committed {

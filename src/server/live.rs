@@ -5,6 +5,7 @@ mod backup;
 mod callers;
 mod copies;
 mod dribblers;
+mod forgers;
 mod guesses;
 mod limits;
 mod localsend;

@@ -1,35 +1,101 @@
 //! Whether there is room: the device's quota, and what must stay free on the disk. Full means that the new is refused; nothing
 //! old is ever touched.
+//!
+//! What is on its way counts as if it were there: otherwise many calls at once would each find room for itself, and take it all.
 
+use crate::model::Fingerprint;
 use crate::server::api_error::ApiError;
 use crate::server::state::Shared;
 use crate::store::Repository;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes on their way to the disk, by who sends them.
+#[derive(Debug, Default)]
+pub(crate) struct OnTheWay(Mutex<HashMap<Fingerprint, u64>>);
+
+impl OnTheWay {
+    fn table(&self) -> MutexGuard<'_, HashMap<Fingerprint, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room that a call was given; free again when it is dropped, since by then what came counts as stored.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    shared: Arc<Shared>,
+    device: Fingerprint,
+    bytes: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut table = self.shared.on_the_way.table();
+        if let Some(bytes) = table.get_mut(&self.device) {
+            *bytes = bytes.saturating_sub(self.bytes);
+            if *bytes == 0 {
+                table.remove(&self.device);
+            }
+        }
+    }
+}
+
+/// Refuses when `more` bytes that `device` sends for this repository would not fit, beside all that is on its way; else they
+/// count until the claim is dropped. Blocking.
+pub(crate) fn claim(
+    shared: &Arc<Shared>,
+    repository: &Repository,
+    device: Fingerprint,
+    more: u64,
+) -> Result<Claim, ApiError> {
+    let mut table = shared.on_the_way.table();
+    let own = table.get(&device).copied().unwrap_or(0);
+    let all = table.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    check_beside(shared, Some(repository), more, own, all)?;
+    table.insert(device, own.saturating_add(more));
+    Ok(Claim { shared: shared.clone(), device, bytes: more })
+}
 
 /// Refuses when `more` bytes for this repository would not fit. Blocking.
 pub(crate) fn check(shared: &Shared, repository: Option<&Repository>, more: u64) -> Result<(), ApiError> {
+    check_beside(shared, repository, more, 0, 0)
+}
+
+/// The same beside what this device, and what all of them, have on the way.
+fn check_beside(
+    shared: &Shared,
+    repository: Option<&Repository>,
+    more: u64,
+    own: u64,
+    all: u64,
+) -> Result<(), ApiError> {
     let free = shared.store()?.free_bytes()?;
-    if free < shared.reserve_bytes.saturating_add(more) {
+    if free < shared.reserve_bytes.saturating_add(more).saturating_add(all) {
         let message =
             format!("the receiving device has {} free and keeps {} in reserve", size(free), size(shared.reserve_bytes));
         return Err(ApiError::full(message));
     }
-    if let Some(quota) = shared.quota {
-        let stored = match repository {
-            None => 0,
-            // Whoever brings copies has one quota for all of them.
-            Some(repository) if repository.copied_from().is_some() => {
-                let mut copies = shared.store()?.repositories();
-                copies.retain(|copy| copy.copied_from() == repository.copied_from());
-                copies.iter().map(|copy| copy.stored_bytes()).sum::<Result<u64, _>>()?
-            }
-            Some(repository) => repository.stored_bytes()?,
-        };
-        if stored.saturating_add(more) > quota {
-            let message = format!("this device's quota of {} is used up: {} are stored", size(quota), size(stored));
-            return Err(ApiError::full(message));
+    let Some(quota) = shared.quota else { return Ok(()) };
+    let stored = match repository {
+        None => 0,
+        // Whoever brings copies has one quota for all of them.
+        Some(repository) if repository.copied_from().is_some() => {
+            let mut copies = shared.store()?.repositories();
+            copies.retain(|copy| copy.copied_from() == repository.copied_from());
+            copies.iter().map(|copy| bytes_of(copy)).sum::<Result<u64, _>>()?
         }
+        Some(repository) => bytes_of(repository)?,
+    };
+    if stored.saturating_add(own).saturating_add(more) > quota {
+        let message = format!("this device's quota of {} is used up: {} are stored", size(quota), size(stored));
+        return Err(ApiError::full(message));
     }
     Ok(())
+}
+
+/// Packs, and records: those are small, but there may be any number of them.
+fn bytes_of(repository: &Repository) -> Result<u64, ApiError> {
+    Ok(repository.stored_bytes()?.saturating_add(repository.record_bytes()?))
 }
 
 /// A number of bytes as people read it.

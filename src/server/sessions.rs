@@ -218,6 +218,8 @@ pub(crate) enum Use {
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     table: HashMap<SessionId, Session>,
+    // By device, not by session: a call goes on when its session is cancelled, and still counts.
+    calls: HashMap<Fingerprint, usize>,
 }
 
 impl Sessions {
@@ -263,7 +265,7 @@ impl Sessions {
         want: Use,
         now: Instant,
     ) -> Result<(Session, RepositoryId), Refusal> {
-        let calls: usize = self.table.values().filter(|s| s.device == device).map(|s| s.calls).sum();
+        let calls = self.calls.get(&device).copied().unwrap_or(0);
         let session = self.table.get_mut(&id).filter(|s| s.device == device).ok_or(Refusal::Gone)?;
         let repository = match (session.phase, want) {
             (Phase::Waiting, _) => return Err(Refusal::NotDecided),
@@ -279,11 +281,16 @@ impl Sessions {
         }
         session.calls += 1;
         session.last_used = now;
+        self.calls.insert(device, calls + 1);
         Ok((session.clone(), repository))
     }
 
-    /// Ends a call that moved `bytes`.
-    pub(crate) fn end_call(&mut self, id: SessionId, bytes: u64, now: Instant) {
+    /// Ends a call of `device` that moved `bytes`.
+    pub(crate) fn end_call(&mut self, id: SessionId, device: Fingerprint, bytes: u64, now: Instant) {
+        match self.calls.get_mut(&device) {
+            Some(calls) if *calls > 1 => *calls -= 1,
+            _ => drop(self.calls.remove(&device)),
+        }
         if let Some(session) = self.table.get_mut(&id) {
             session.calls = session.calls.saturating_sub(1);
             session.bytes += bytes;
@@ -345,7 +352,7 @@ impl Sessions {
     /// Calls under way.
     #[cfg(test)]
     pub(crate) fn calls(&self) -> usize {
-        self.table.values().map(|session| session.calls).sum()
+        self.calls.values().sum()
     }
 
     fn take(&mut self, over: impl Fn(&Session) -> bool) -> Vec<Session> {
@@ -441,7 +448,7 @@ mod tests {
         let mut sessions = table_with(Phase::Open(REPOSITORY), SessionKind::Backup, start);
         sessions.begin_call(id(1), LAPTOP, Use::Write, start).unwrap();
         assert!(sessions.expire(start + minute * 60).is_empty());
-        sessions.end_call(id(1), 5, start + minute * 60);
+        sessions.end_call(id(1), LAPTOP, 5, start + minute * 60);
         assert!(sessions.expire(start + minute * 70).is_empty());
         assert_eq!(sessions.expire(start + minute * 71)[0].bytes, 5);
     }
@@ -506,7 +513,7 @@ mod tests {
             sessions.begin_call(id(1), LAPTOP, Use::Write, now).unwrap();
         }
         assert_eq!(sessions.begin_call(id(1), LAPTOP, Use::Write, now).unwrap_err(), Refusal::Busy);
-        sessions.end_call(id(1), 0, now);
+        sessions.end_call(id(1), LAPTOP, 0, now);
         assert!(sessions.begin_call(id(1), LAPTOP, Use::Write, now).is_ok());
         // Another session of the same device gets the device's rest, and no more.
         sessions.prepare(session(2, LAPTOP, SessionKind::Backup, Phase::Open(REPOSITORY), now), now).unwrap();
@@ -516,5 +523,11 @@ mod tests {
         assert_eq!(sessions.begin_call(id(2), LAPTOP, Use::Write, now).unwrap_err(), Refusal::Busy);
         sessions.prepare(session(3, PHONE, SessionKind::Backup, Phase::Open(REPOSITORY), now), now).unwrap();
         assert!(sessions.begin_call(id(3), PHONE, Use::Write, now).is_ok(), "others are not touched by it");
+        // Ending a session ends none of its calls: they count until they are over.
+        sessions.cancel(id(1), LAPTOP).unwrap();
+        assert_eq!(sessions.begin_call(id(2), LAPTOP, Use::Write, now).unwrap_err(), Refusal::Busy);
+        sessions.end_call(id(1), LAPTOP, 0, now);
+        assert!(sessions.begin_call(id(2), LAPTOP, Use::Write, now).is_ok());
+        assert_eq!(sessions.calls(), MAX_CALLS_PER_DEVICE + 1);
     }
 }

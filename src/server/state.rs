@@ -20,6 +20,7 @@ use crate::server::impostors::Impostors;
 use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
 use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
+use crate::server::room::OnTheWay;
 use crate::server::sessions::{Session, SessionKind, Sessions, Use};
 use crate::store::{Repository, Store};
 use std::fmt;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) quota: Option<u64>,
     pub(crate) reserve_bytes: u64,
+    pub(crate) on_the_way: OnTheWay,
     pub(crate) pace: Pace,
     pub(crate) localsend: Door,
     pub(crate) allowance: Allowance,
@@ -89,6 +91,7 @@ impl Shared {
             events: Events::new(options.events),
             quota: options.quota,
             reserve_bytes: options.reserve_bytes,
+            on_the_way: OnTheWay::default(),
             pace,
             localsend: Door::new(options.localsend),
             allowance: Allowance::new(&options.state_folder),
@@ -301,7 +304,8 @@ impl CallUnderWay {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.shared.sessions().end_call(self.session.id, self.bytes, self.shared.clock.instant());
+        let session = &self.session;
+        self.shared.sessions().end_call(session.id, session.device, self.bytes, self.shared.clock.instant());
     }
 }
 

@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 /// `POST upload`.
 pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
-    let mut under_way = shared.begin_call(call.session()?, call.peer()?.fingerprint, Use::Write).await?;
+    let device = call.peer()?.fingerprint;
+    let mut under_way = shared.begin_call(call.session()?, device, Use::Write).await?;
     let repository = under_way.repository.clone();
     let _permit = shared.transfer().await?;
     let announced = call.announced_length().unwrap_or(MAX_UPLOAD_BYTES);
@@ -28,7 +29,7 @@ pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, 
     let write = {
         let shared = shared.clone();
         move |mut incoming| {
-            room::check(&shared, Some(&repository), announced)?;
+            let _room = room::claim(&shared, &repository, device, announced)?;
             let mut writer = repository.begin_pack()?;
             while let Some(block) = next_block(&mut incoming)? {
                 writer.append(&block)?;

@@ -71,9 +71,9 @@ impl fmt::Display for RecoveryReport {
         lines.extend(
             self.foreign_owner_logs.iter().map(|id| format!("repository {id} was kept by another device before")),
         );
-        lines.extend(
-            self.vanished_packs.iter().map(|id| format!("pack {id} is gone: snapshots that need it are damaged")),
-        );
+        lines.extend(self.vanished_packs.iter().map(|id| {
+            format!("pack {id} is gone: snapshots that need it are damaged, and `lan-backup verify` names them")
+        }));
         lines.extend(self.unreadable_packs.iter().map(|(_, problem)| problem.clone()));
         lines.extend(self.unreadable_records.iter().map(|(_, problem)| problem.clone()));
         lines.extend(

@@ -363,6 +363,11 @@ impl Repository {
         Ok(self.packs.index.stored_bytes()? + self.packs.pending.bytes())
     }
 
+    /// Bytes of all records that can be read, without their receipts.
+    pub fn record_bytes(&self) -> Result<u64> {
+        Ok(self.records.all()?.good.iter().map(|kept| kept.info.signed.record.len() as u64).sum())
+    }
+
     /// Reads `config.json` again.
     pub(crate) fn check_config(&self) -> Result<()> {
         let bytes = self.packs.shelf.get(&layout::config())?;

@@ -37,7 +37,7 @@ use crate::store::verify::packs::{BadPack, Depth, Pass};
 use crate::store::verify::reach::{Lack, Reach};
 use crate::store::verify::small::Small;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Chunks of one damaged file that are named.
@@ -216,6 +216,9 @@ pub(crate) fn look(
         pass.bad.extend(more.bad);
         gone = lost(packs, &pass.bad)?;
     };
+    // What was forgotten meanwhile may be lacking with good reason.
+    let marks = if lacks.is_empty() { HashMap::new() } else { repository.forgotten.all()? };
+    let lacks: Lacks = lacks.into_iter().filter(|(kept, _)| !marks.contains_key(&kept.info.id)).collect();
     let all: HashSet<ChunkId> = lacks.iter().flat_map(|(_, lack)| lack.chunks.iter().copied()).collect();
     let mut finder = HitFinder::new(packs, &all);
     let mut hurt = Vec::new();

@@ -12,6 +12,7 @@ mod flood;
 mod injection;
 mod looking;
 mod pairing;
+mod pruning;
 mod restoring;
 mod rotation;
 mod secrets;

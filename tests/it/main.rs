@@ -17,6 +17,7 @@ mod power_cut;
 mod prune;
 mod prune_race;
 mod remote_engine;
+mod stats;
 mod store_commit;
 mod store_crash;
 mod store_damage;

@@ -1,16 +1,20 @@
-//! Prune beside backups, restores and other processes' views of the store. The clock leaps ten days between two prunes, so that what a
+//! Prune beside backups, verify, restores and other processes' views of the store. The clock leaps ten days between two prunes, so that what a
 //! backup was told of a moment ago is old enough to go.
 
 use crate::prune::{back_up, chunks, id, options, put_missing, store_now};
 use crate::store_support::{Made, OWNER, assert_whole, files, noise, put, read, receiver_key};
+use crate::support::figures::figure;
 use crate::support::scratch::{long, scratch};
 use bytes::Bytes;
 use lan_backup::codec;
 use lan_backup::model::{ChunkId, Keep, SetName, SnapshotId};
+use lan_backup::monitor::Silent;
 use lan_backup::platform::clock::ManualClock;
+use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::store::pack::Trailer;
 use lan_backup::store::prune::{Prune, Purpose};
 use lan_backup::store::shelf::Object;
+use lan_backup::store::verify::{Share, VerifyOptions, verify};
 use lan_backup::store::{Error, Repository, Store};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -134,8 +138,22 @@ fn restorer(repository: &Repository, clock: &ManualClock, all: &Mutex<HashMap<Sn
     }
 }
 
-/// Returns how many packs were deleted on the way: by how the threads happen to run, none may be in one race.
-fn race(seed: u64) -> u64 {
+/// Looks at everything, again and again, until the backups are done: nothing is ever damaged. Returns how often.
+fn verifier(store: &Store, seed: u64, done: &AtomicBool) -> u64 {
+    let mut dice = dice(seed, 4);
+    let mut looks = 0;
+    while !done.load(Ordering::Relaxed) {
+        let data = if dice.below(2) == 0 { Share::All } else { Share::None };
+        let findings = verify(store, VerifyOptions { data }, &Silent, &Shutdown::new()).unwrap();
+        assert!(findings.is_clean(), "seed {seed}: {findings:#?}");
+        looks += 1;
+    }
+    looks
+}
+
+/// Returns how many packs were deleted on the way, and how often everything was verified: by how the threads happen to run, none may
+/// be in one race.
+fn race(seed: u64) -> (u64, u64) {
     let folder = scratch();
     let (_store, first, clock) = store_now(folder.path());
     // Half of the pool lies there and nobody needs it.
@@ -147,14 +165,15 @@ fn race(seed: u64) -> u64 {
     clock.advance(10 * DAY);
     let all = Mutex::default();
     let done = AtomicBool::new(false);
-    let others: Vec<_> = (0..3).map(|_| another(folder.path(), &clock)).collect();
-    let deleted = std::thread::scope(|scope| {
+    let others: Vec<_> = (0..4).map(|_| another(folder.path(), &clock)).collect();
+    let counts = std::thread::scope(|scope| {
         let (all, clock, done) = (&all, &*clock, &done);
         let sources = [
             scope.spawn(|| source(&first, "documents", seed, 1, all)),
             scope.spawn(|| source(&others[0].1, "photos", seed, 2, all)),
         ];
         let reader = scope.spawn(|| restorer(&others[1].1, clock, all, done));
+        let verifier = scope.spawn(|| verifier(&others[3].0, seed, done));
         let pruner = scope.spawn(|| {
             let mut dice = dice(seed, 3);
             let mut deleted = 0;
@@ -184,7 +203,7 @@ fn race(seed: u64) -> u64 {
         }
         drop(ends);
         reader.join().unwrap();
-        pruner.join().unwrap()
+        (pruner.join().unwrap(), verifier.join().unwrap())
     });
     check(&first, &clock, &all);
     drop((first, others));
@@ -193,14 +212,17 @@ fn race(seed: u64) -> u64 {
     }
     let (_store, repository) = another(folder.path(), &clock);
     check(&repository, &clock, &all);
-    deleted
+    counts
 }
 
 #[test]
 fn whatever_runs_beside_a_prune_no_chunk_that_is_needed_goes() {
     let seeds = if long() { 300 } else { 30 };
-    let deleted: u64 = (0..seeds).map(race).sum();
+    let add = |sum: (u64, u64), one: (u64, u64)| (sum.0 + one.0, sum.1 + one.1);
+    let (deleted, looks) = (0..seeds).map(race).fold((0, 0), add);
     assert!(deleted > 0, "nothing was ever deleted");
+    assert!(looks >= seeds, "only {looks} times was everything looked at");
+    figure(&format!("row 15: {seeds} seeds, {deleted} packs deleted, everything verified {looks} times beside it"));
 }
 
 /// Prune as one would write it without thinking of others: look at what is needed, then delete the rest.

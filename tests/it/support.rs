@@ -1,5 +1,6 @@
 //! What tests share.
 
+pub(crate) mod aging;
 pub(crate) mod bad_line;
 pub(crate) mod bench;
 pub(crate) mod browser;

@@ -113,6 +113,50 @@ fn a_snapshot_that_cannot_be_read_hides_nothing_of_the_others() {
     assert_eq!(differ.last(1)["code"], "corrupt");
 }
 
+#[test]
+fn what_backups_take_is_shown_by_device_set_and_month_and_adds_up() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    assert!(nas.run(&["stats"]).stderr.contains("nothing is kept here yet"));
+    let docs = lan.folder("docs", &[("a.bin", &noise(300_000, 1)), ("b.bin", &noise(300_000, 2))]);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    fs::write(docs.join("c.bin"), noise(50_000, 3)).unwrap();
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    let pictures = lan.folder("pictures", &[("again.bin", &noise(300_000, 1)), ("new.bin", &noise(90_000, 4))]);
+    laptop.run(&["send", "nas", pictures.to_str().unwrap()]).done();
+
+    let ran = nas.run(&["stats"]);
+    let all = nas.run(&["stats", "--by", "snapshot"]);
+    let of_kind = |kind: &str| all.lines.iter().filter(|row| row["kind"] == kind).cloned().collect::<Vec<_>>();
+    let kept = |row: &Value, field: &str| row["kept"][field].as_u64().unwrap();
+    let sets = of_kind("set");
+    assert_eq!(sets.iter().map(|row| &row["set"]).collect::<Vec<_>>(), ["docs", "pictures"]);
+    assert_eq!((kept(&sets[0], "snapshots"), kept(&sets[0], "rawBytes")), (2, 600_000 + 650_000));
+    assert_eq!((sets[0]["newestBytes"].as_u64(), sets[1]["newestBytes"].as_u64()), (Some(650_000), Some(390_000)));
+    // What pictures shares with docs counts for docs, which came first.
+    assert!((650_000..660_000).contains(&kept(&sets[0], "plainBytes")), "{sets:?}");
+    assert!((90_000..95_000).contains(&kept(&sets[1], "plainBytes")), "{sets:?}");
+    let whole = &of_kind("repository")[0];
+    for field in ["snapshots", "rawBytes", "plainBytes", "storedBytes", "chunks"] {
+        assert_eq!(kept(whole, field), kept(&sets[0], field) + kept(&sets[1], field), "{field}");
+    }
+    assert_eq!(whole["alias"], "laptop");
+    let growth = of_kind("growth");
+    let added: u64 = growth.iter().map(|row| row["added"]["storedBytes"].as_u64().unwrap()).sum();
+    assert_eq!((growth.len(), added), (3, kept(whole, "storedBytes")));
+    let packs = whole["packs"]["bytes"].as_u64().unwrap();
+    assert!(added < packs && added > packs * 9 / 10, "{whole}");
+    assert_eq!(ran.last(0)["kept"], whole["kept"], "the store is all that is in it");
+
+    let months = nas.run(&["stats", "--set", "pictures"]);
+    let months: Vec<_> = months.lines.iter().filter(|row| row["kind"] == "growth").collect();
+    assert_eq!((months.len(), &months[0]["snapshots"], &months[0]["set"]), (1, &json!(1), &json!("pictures")));
+    nas.run(&["stats", "--set", "nothing"]).failed(2, "usage", "no set `nothing`", "lan-backup snapshots");
+    nas.run(&["stats", "--device", "nobody"]).failed(2, "usage", "no device `nobody`", "lan-backup snapshots");
+    let shown = nas.plain(&["stats"]).end();
+    assert_eq!(shown.code, 0, "{shown:#?}");
+}
+
 fn is_pack(path: &std::path::Path) -> bool {
     path.to_string_lossy().contains("/packs/")
 }
