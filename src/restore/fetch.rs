@@ -191,7 +191,12 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     Ok(Fetched { steps, chunks, lost })
 }
 
-async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>, bytes: u64) -> vault::Result<HashMap<ChunkId, Bytes>> {
+/// Fetches and checks chunks, all in one call; what did not come is not among them.
+pub(crate) async fn checked_chunks<V: Vault>(
+    vault: &V,
+    ids: Vec<ChunkId>,
+    bytes: u64,
+) -> vault::Result<HashMap<ChunkId, Bytes>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
