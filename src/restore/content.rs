@@ -101,10 +101,10 @@ impl<V: Vault> Reader<V> {
             if from >= to {
                 continue;
             }
-            if let Extent::Chunk(id, length) = extent {
-                if wanted.insert(id, length).is_none() {
-                    bytes += length;
-                }
+            if let Extent::Chunk(id, length) = extent
+                && wanted.insert(id, length).is_none()
+            {
+                bytes += length;
             }
             parts.push_back(Part { extent, from: (from - begin) as usize, to: (to - begin) as usize });
         }
