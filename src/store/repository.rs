@@ -321,11 +321,6 @@ impl Repository {
         Ok(Receipt { record, received_at: after_last.map_or(now, |after| now.max(after)), from })
     }
 
-    /// A person has looked at a snapshot at which the brake stopped forgetting: it goes on.
-    pub fn release(&self, id: &SnapshotId) -> Result<()> {
-        self.forgotten.release(id, self.packs.clock.now())
-    }
-
     /// Brings a forgotten snapshot back, while its data is there.
     ///
     /// # Errors

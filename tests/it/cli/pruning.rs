@@ -142,3 +142,33 @@ fn a_restore_that_is_killed_leaves_nothing_wrong_and_the_next_one_goes_on() {
     assert!(killed > 0, "none was killed on its way");
     figure(&format!("row 2: {killed} restores killed on their way, nothing wrong left"));
 }
+
+#[test]
+fn what_looks_like_an_attack_is_said_by_prune_status_and_retention_until_it_is_released() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[]);
+    fill(&docs);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    for number in 0..FILES {
+        fs::write(docs.join(format!("file {number}")), noise(20_000, 1000 + number)).unwrap();
+    }
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    age(&nas.store(), 9);
+    let frozen = |ran: &Ran, field: &str, name: &str| {
+        let found = ran.lines.iter().find(|line| line[field] == name);
+        found.map(|line| (line["set"].clone(), line["reason"].clone(), line["hint"].clone()))
+    };
+    let hint = "if that was meant, `lan-backup prune --release docs`; if not, restore the one before it, which is kept";
+    let expected = Some(("docs".into(), "bytes-rewritten".into(), hint.into()));
+    let pruned = nas.run(&PRUNE);
+    assert_eq!(frozen(&pruned, "event", "frozen"), expected, "{pruned:#?}");
+    assert!(pruned.stderr.contains("has rewritten 100 % of the bytes"), "{pruned:#?}");
+    assert_eq!(frozen(&nas.run(&["status"]), "kind", "frozen"), expected);
+    assert_eq!(frozen(&nas.run(&["retention", "--keep-last", "1"]), "event", "frozen"), expected);
+    assert_eq!(nas.snapshots(None).len(), 2);
+    assert_eq!(nas.run(&["prune", "--release", "docs"]).code, 0);
+    assert_eq!(frozen(&nas.run(&["status"]), "kind", "frozen"), None);
+    assert_eq!(nas.run(&PRUNE).code, 0);
+    assert_eq!(nas.snapshots(None).len(), 1);
+}
