@@ -14,6 +14,7 @@
 //! | `exchange` | one request and its answer: time limits, bounds, addresses |
 //! | [`upload_list`] | the body of `prepare-upload`, streamed |
 //! | `blocks` | blocks to a body and back |
+//! | `order` | what chunks may cost that were asked for |
 //! | [`localsend`] | the calls to stock LocalSend apps |
 //! | [`remote_vault`] | another device's repository as a [`Vault`](crate::vault::Vault) |
 //! | [`mod@pair`] | the PIN exchange, on one connection |
@@ -26,6 +27,7 @@ pub mod error;
 pub(crate) mod exchange;
 pub mod localsend;
 pub mod native;
+pub(crate) mod order;
 pub mod pair;
 pub mod remote_vault;
 pub(crate) mod retry;

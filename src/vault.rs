@@ -65,6 +65,11 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// that is kind to the packs; they may hold other chunks, too. Not checked: the caller decodes, and so checks, them.
     fn get(&self, ids: Vec<ChunkId>) -> impl Future<Output = Result<Vec<Block>>> + Send;
 
+    /// The same for who knows that `ids` are `bytes` together: what is not to be trusted must not bring much more than that.
+    fn get_sized(&self, ids: Vec<ChunkId>, _bytes: u64) -> impl Future<Output = Result<Vec<Block>>> + Send {
+        self.get(ids)
+    }
+
     /// Blocks that hold some of `ids`, at least one, and not much more than `bytes` encoded: for those who do not know how much
     /// they ask for. Not checked either.
     fn get_some(&self, ids: Vec<ChunkId>, _bytes: u64) -> impl Future<Output = Result<Vec<Block>>> + Send {

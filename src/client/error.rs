@@ -45,6 +45,9 @@ pub enum Error {
     /// The answer is not what the protocol says.
     #[error("the other device answered {0}")]
     NotUnderstood(String),
+    /// Chunks came with more beside them, or unpack to more, than an honest answer has.
+    #[error("the other device sends more than was asked for: over {0} bytes")]
+    TooMuch(u64),
     /// The answer was whole, and chunks that were asked for are not in it.
     #[error("{} chunks that were asked for are not there", .0.len())]
     ChunksMissing(Vec<ChunkId>),
@@ -159,7 +162,7 @@ impl Error {
             Self::WrongFingerprint { .. } => "wrong-fingerprint",
             Self::Offline(_) | Self::Broken(_) => "offline",
             Self::TimedOut(_) => "timed-out",
-            Self::NotUnderstood(_) => "not-understood",
+            Self::NotUnderstood(_) | Self::TooMuch(_) => "not-understood",
             Self::ChunksMissing(_) => ErrorCode::MissingChunks.name(),
             Self::Failed(..) => ErrorCode::Failed.name(),
             Self::PairingDeclined => ErrorCode::Declined.name(),
@@ -182,7 +185,9 @@ impl Error {
             Self::Offline(_) | Self::Broken(_) | Self::TimedOut(_) => {
                 "is it switched on, in the same network, and does `lan-backup serve` run there?"
             }
-            Self::NotUnderstood(_) => "is it lan-backup that answers there, and is it the same version?",
+            Self::NotUnderstood(_) | Self::TooMuch(_) => {
+                "is it lan-backup that answers there, and is it the same version?"
+            }
             Self::PairingDeclined | Self::WrongPin { attempts_left: 0 } | Self::PinExpired => "start the pairing again",
             Self::WrongPin { .. } => "look at the digits on the other screen and try again",
             Self::Intercepted => "do not type the PIN; find out which device relays this connection",
@@ -252,6 +257,8 @@ impl From<Error> for vault::Error {
             Error::Offline(_) | Error::Broken(_) | Error::TimedOut(_) => Self::Offline(Box::new(error)),
             Error::ChunksMissing(ids) if ids.len() == 1 => Self::NotFound(format!("chunk {}", ids[0])),
             Error::ChunksMissing(ids) => Self::NotFound(format!("one of {} chunks", ids.len())),
+            // A length in the snapshot may be what is wrong: chunk by chunk the rest may come.
+            Error::TooMuch(_) => Self::Corrupt(format!("a part of the backup ({error})")),
             Error::Failed(what, source) => Self::Failed(what.to_owned(), Some(source)),
             other => Self::Refused(Box::new(other)),
         }

@@ -4,10 +4,10 @@ use crate::client::Client;
 use crate::client::blocks::{BlockReader, pieces};
 use crate::client::error::{Error, Result};
 use crate::client::exchange::{Call, MAX_SMALL_BYTES, Payload};
+use crate::client::order::Order;
 use crate::client::retry;
 use crate::client::upload_list::{self, Entries};
-use crate::model::limits::MAX_BLOCK_PLAIN_BYTES;
-use crate::model::{Block, BlockHeader, ChunkId, Fingerprint, IdempotencyKey, SessionId};
+use crate::model::{Block, ChunkId, Fingerprint, IdempotencyKey, SessionId};
 use crate::platform::random;
 use crate::protocol::ErrorCode;
 use crate::protocol::listing::Listing;
@@ -17,14 +17,11 @@ use crate::protocol::session::{
 };
 use crate::protocol::{Announcement, paths};
 use http::Method;
-use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// A list of snapshots: some 60,000 records of a kilobyte.
 const MAX_LISTING_BYTES: usize = 64 << 20;
-/// Stored bytes that one `chunks` call may bring: far above what a restore asks for at once, far below what hurts.
-const MAX_CHUNKS_BYTES: u64 = 64 << 20;
 /// Seconds that one question for a person's decision waits at the other side; below the 30 that the protocol allows.
 const WAIT_SECONDS: u8 = 25;
 /// A server that answers at once that it still waits is not asked more often than this.
@@ -160,35 +157,30 @@ impl Client {
         Ok(uploaded.chunks)
     }
 
-    /// Adds blocks that together hold all of `ids`; after an error those that came whole before it are there. Each one must bring
-    /// something that was asked for and has not come yet, so the other side cannot send more than was asked for.
-    pub(crate) async fn chunks(&self, session: SessionId, ids: &[ChunkId], blocks: &mut Vec<Block>) -> Result<()> {
+    /// Adds to `order` blocks that together hold all of `ids`, which are some of it; after an error those that came whole before
+    /// it are there.
+    pub(crate) async fn chunks(&self, session: SessionId, ids: &[ChunkId], order: &mut Order) -> Result<()> {
         let call = self.call("send chunks", Method::POST, paths::CHUNKS, Some(session));
         let mut answer = self.send(&call, || ids_payload(ids)).await?;
-        let largest = u64::from(MAX_BLOCK_PLAIN_BYTES) + BlockHeader::CHUNK_LENGTH as u64 * 4096 + 48;
-        let limit = MAX_CHUNKS_BYTES.min(largest.saturating_mul(ids.len() as u64));
-        let mut wanted: HashSet<ChunkId> = ids.iter().copied().collect();
+        let limit = order.most();
         let whole = answer.patience().whole;
         let read = async {
             let (mut reader, mut bytes) = (BlockReader::default(), 0);
             while let Some(piece) = answer.piece().await? {
                 bytes += piece.len() as u64;
                 if bytes > limit {
-                    return Err(Error::NotUnderstood(format!("more than {limit} bytes")));
+                    return Err(Error::TooMuch(limit));
                 }
                 reader.push(&piece);
                 while let Some(block) = reader.next_block()? {
-                    let useful = block.header.chunks.iter().filter(|chunk| wanted.remove(&chunk.id)).count();
-                    if useful == 0 {
-                        return Err(Error::NotUnderstood("chunks that nobody asked for".to_owned()));
-                    }
-                    blocks.push(block);
+                    order.take(block)?;
                 }
             }
             reader.finish()
         };
         timeout(whole, read).await.unwrap_or(Err(Error::TimedOut("send chunks")))?;
-        if wanted.is_empty() { Ok(()) } else { Err(Error::ChunksMissing(wanted.into_iter().collect())) }
+        let lacking: Vec<_> = ids.iter().copied().filter(|id| order.lacks(id)).collect();
+        if lacking.is_empty() { Ok(()) } else { Err(Error::ChunksMissing(lacking)) }
     }
 
     /// Commits a record. Harmless twice: the same record is answered with the same snapshot.

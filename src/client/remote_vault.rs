@@ -5,14 +5,14 @@
 //! of calls keep to what the receiver asked for.
 
 use crate::client::error::{Error, Result};
+use crate::client::order::Order;
 use crate::client::retry::{self, UploadSize, retry};
 use crate::client::{Client, Traffic};
-use crate::model::limits::{MAX_FETCH_IDS, MAX_MISSING_IDS};
+use crate::model::limits::{MAX_BLOCK_PLAIN_BYTES, MAX_FETCH_IDS, MAX_MISSING_IDS};
 use crate::model::{Block, ChunkId, RepositoryParameters, SessionId, SignedRecord, SnapshotId, SnapshotInfo};
 use crate::protocol::session::{Finish, SessionAnswer, SessionLimits};
 use crate::signer;
 use crate::vault::{self, Vault};
-use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -99,20 +99,19 @@ impl RemoteVault {
         Ok(())
     }
 
-    /// Fetches blocks that hold all of `ids`. What has come of an answer that broke is not asked for again.
-    async fn fetch(&self, mut ids: Vec<ChunkId>, blocks: &mut Vec<Block>) -> Result<()> {
+    /// Fetches blocks that hold all of `ids`, which are some of `order`. What has come of an answer that broke is not asked for
+    /// again.
+    async fn fetch(&self, mut ids: Vec<ChunkId>, order: &mut Order) -> Result<()> {
         let mut failed = 0;
         while !ids.is_empty() {
-            let before = blocks.len();
-            let error = match self.client.chunks(self.session, &ids, blocks).await {
+            let error = match self.client.chunks(self.session, &ids, order).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error),
             };
-            let came: HashSet<_> =
-                blocks[before..].iter().flat_map(|block| &block.header.chunks).map(|c| c.id).collect();
-            ids.retain(|id| !came.contains(id));
-            failed = if came.is_empty() { failed + 1 } else { 1 };
+            let before = ids.len();
+            ids.retain(|id| order.lacks(id));
+            failed = if ids.len() == before { failed + 1 } else { 1 };
             retry::wait_after(failed, error).await?;
         }
         Ok(())
@@ -162,12 +161,20 @@ impl Vault for RemoteVault {
     }
 
     async fn get(&self, ids: Vec<ChunkId>) -> vault::Result<Vec<Block>> {
-        let mut blocks = Vec::new();
+        let largest = self.parameters.chunker.max().min(MAX_BLOCK_PLAIN_BYTES);
+        let bytes = u64::from(largest).saturating_mul(ids.len() as u64);
+        self.get_sized(ids, bytes).await
+    }
+
+    async fn get_sized(&self, ids: Vec<ChunkId>, bytes: u64) -> vault::Result<Vec<Block>> {
+        let mut order = Order::new(&ids, bytes);
         for ids in ids.chunks(self.max_ids) {
             let _turn = self.turn().await;
-            self.fetch(ids.to_vec(), &mut blocks).await?;
+            // A block of an earlier answer may have brought more than it was asked for.
+            let ids = ids.iter().copied().filter(|id| order.lacks(id)).collect();
+            self.fetch(ids, &mut order).await?;
         }
-        Ok(blocks)
+        Ok(order.into_blocks())
     }
 
     async fn snapshots(&self) -> vault::Result<Vec<SnapshotInfo>> {
@@ -511,8 +518,56 @@ mod tests {
         assert!(matches!(absent, Err(vault::Error::NotFound(what)) if what.contains(&id_of(&other).to_string())));
         receiver.held().extra = Some(other);
         assert!(matches!(vault.get(vec![id_of(&one)]).await, Err(vault::Error::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_lies_in_two_blocks_is_no_lie() {
+        let (receiver, _server, vault) = vault().await;
+        let (one, other) = (block(1, 100), block(2, 100));
+        let plain = |block: &Block| (id_of(block), block.stored.clone());
+        let both = Encoder::new(Compression::None).encode(&[plain(&one), plain(&other)]);
+        vault.put(vec![both.clone(), other.clone()]).await.unwrap();
+        let back = vault.get(vec![id_of(&one), id_of(&other)]).await.unwrap();
+        assert_eq!(back.iter().map(|block| block.header.clone()).collect::<Vec<_>>(), [both.header]);
         receiver.held().extra = Some(one.clone());
-        assert!(matches!(vault.get(vec![id_of(&one)]).await, Err(vault::Error::Refused(_))), "the same one twice");
+        vault.get(vec![id_of(&one)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_sends_more_than_was_asked_for_is_cut_off_and_nothing_of_it_is_unpacked() {
+        let (receiver, _server, vault) = vault().await;
+        let zeros = Bytes::from(vec![0; MAX_BLOCK_PLAIN_BYTES as usize - 100]);
+        let wanted: Vec<_> = (0..200_u8).map(|n| Bytes::from(vec![n; 100])).map(|b| (chunk_id(&b), b)).collect();
+        let ids: Vec<_> = wanted.iter().map(|(id, _)| *id).collect();
+        let mut encoder = Encoder::new(Compression::default());
+        for (id, bytes) in &wanted {
+            let bomb = encoder.encode(&[(*id, bytes.clone()), (chunk_id(&zeros), zeros.clone())]);
+            receiver.held().chunks.insert(*id, bomb);
+        }
+        // Each block brings what was asked for and all together are short: unpacked they are 800 MiB.
+        let packed: u64 = receiver.held().chunks.values().map(Block::encoded_length).sum();
+        assert!(packed < 1 << 20, "{packed}");
+        let refused = vault.get_sized(ids.clone(), 200 * 100).await.unwrap_err();
+        assert!(
+            matches!(&refused, vault::Error::Corrupt(what) if what.contains("more than was asked for")),
+            "{refused}"
+        );
+        // Nor long ones that unpack to nothing: it is hung up on before they are here.
+        let noise: Vec<u8> = (0..200_000_u32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
+        let noise = Bytes::from(noise).split_to(4 << 20);
+        for (id, bytes) in &wanted {
+            let mut long = encoder.encode(&[(*id, bytes.clone())]);
+            (long.header.stored_length, long.stored) = (noise.len() as u32, noise.clone());
+            receiver.held().chunks.insert(*id, long);
+        }
+        let before = vault.traffic().received();
+        assert!(matches!(vault.get_sized(ids.clone(), 200 * 100).await, Err(vault::Error::Corrupt(_))));
+        assert!(vault.traffic().received() - before < 10 << 20);
+        // The control: the same chunks from a holder that sends them as they are.
+        for (id, bytes) in &wanted {
+            receiver.held().chunks.insert(*id, encoder.encode(&[(*id, bytes.clone())]));
+        }
+        assert_eq!(vault.get_sized(ids, 200 * 100).await.unwrap().len(), 200);
     }
 
     #[tokio::test]

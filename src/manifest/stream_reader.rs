@@ -122,29 +122,39 @@ pub(crate) async fn fetch<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> Result<Vec<
     unique.sort_unstable();
     unique.dedup();
     let blocks = vault.get(unique).await?;
-    let found = open(&mut Decoder::new(), &blocks, &ids)?;
+    let found = open(&mut Decoder::new(), blocks, &ids)?;
     let find = |id: &ChunkId| {
         found.get(id).cloned().ok_or_else(|| crate::vault::Error::NotFound(format!("chunk {id}")).into())
     };
     ids.iter().map(find).collect()
 }
 
-/// The bytes of those chunks of `blocks` that are in `wanted`, all checked.
+/// The bytes of those chunks of `blocks` that are in `wanted`, all checked. Each block is gone when it was read, and the bytes that
+/// nobody wants are, too, where they are the larger part.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn open(
     decoder: &mut Decoder,
-    blocks: &[Block],
+    blocks: Vec<Block>,
     wanted: &[ChunkId],
 ) -> std::result::Result<HashMap<ChunkId, Bytes>, codec::Error> {
     let wanted: std::collections::HashSet<&ChunkId> = wanted.iter().collect();
     let mut found = HashMap::with_capacity(wanted.len());
     for block in blocks {
-        let plain = decoder.decode(block)?;
+        let plain = decoder.decode(&block)?;
+        let useful: usize = block
+            .header
+            .chunks
+            .iter()
+            .filter(|chunk| wanted.contains(&chunk.id))
+            .map(|chunk| chunk.length as usize)
+            .sum();
+        let mostly_wanted = useful * 2 >= plain.len();
         for (chunk, bytes) in codec::chunks(&block.header, &plain) {
             if wanted.contains(&chunk.id) {
-                found.insert(chunk.id, plain.slice_ref(bytes));
+                let bytes = if mostly_wanted { plain.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
+                found.insert(chunk.id, bytes);
             }
         }
     }

@@ -7,18 +7,20 @@
 use crate::codec::Decoder;
 use crate::manifest::ExtentReader;
 use crate::manifest::stream_reader::open;
-use crate::model::limits::{FETCH_TARGET_BYTES, MAX_FETCH_IDS};
+use crate::model::limits::{FETCH_TARGET_BYTES, MAX_BLOCK_PLAIN_BYTES, MAX_FETCH_IDS};
 use crate::model::{ChunkId, Content, EntryKind, Extent};
 use crate::monitor::{Counter, Monitor};
 use crate::restore::action::{Action, Planned};
 use crate::restore::{Error, Result};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 const WRONG_SIZE: &str = "its parts do not make up its size";
+/// One of a file's parts is not as long as the snapshot says.
+pub const WRONG_LENGTH: &str = "the snapshot gives a wrong length for one of its parts";
 
 /// What the writer does next.
 #[derive(Debug)]
@@ -42,8 +44,8 @@ pub enum Step {
 pub struct Load {
     /// In plan order.
     pub steps: Vec<Step>,
-    /// What is to be fetched.
-    wanted: HashSet<ChunkId>,
+    /// What is to be fetched, and how long it is.
+    wanted: HashMap<ChunkId, u64>,
     bytes: u64,
 }
 
@@ -120,9 +122,12 @@ impl<V: Vault> Loader<V> {
         match extent {
             Extent::Hole(length) => self.load.steps.push(Step::Hole(length)),
             Extent::Chunk(id, length) => {
-                if self.load.wanted.insert(id) {
-                    self.load.bytes = self.load.bytes.saturating_add(length);
-                }
+                // No block holds more, whatever a list says. Of two lengths for one chunk one is wrong, and the shorter one hurts
+                // nobody.
+                let most = length.min(MAX_BLOCK_PLAIN_BYTES.into());
+                let known = self.load.wanted.entry(id).or_insert(0);
+                self.load.bytes = self.load.bytes.saturating_add(most.saturating_sub(*known));
+                *known = most.max(*known);
                 self.load.steps.push(Step::Write(id, length));
             }
         }
@@ -173,20 +178,22 @@ pub fn is_fatal(error: &vault::Error) -> bool {
 /// The vault's, when going on makes no sense.
 pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor>) -> Result<Fetched> {
     let Load { steps, wanted, .. } = load;
-    let ids: Vec<ChunkId> = wanted.into_iter().collect();
     let mut lost = HashMap::new();
-    let mut chunks = match fetch_ids(&*vault, ids.clone()).await {
+    let bytes = wanted.values().sum();
+    let mut chunks = match fetch_ids(&*vault, wanted.keys().copied().collect(), bytes).await {
         Ok(chunks) => chunks,
         Err(error) if is_fatal(&error) => return Err(error.into()),
         Err(_) => HashMap::new(),
     };
-    for id in ids {
+    for (id, bytes) in wanted {
         if chunks.contains_key(&id) {
             continue;
         }
-        match fetch_ids(&*vault, vec![id]).await {
-            Ok(found) if found.contains_key(&id) => chunks.extend(found),
-            Ok(_) => drop(lost.insert(id, format!("chunk {} is not there", id.short()))),
+        match fetch_ids(&*vault, vec![id], bytes).await.map(|mut found| found.remove(&id)) {
+            Ok(Some(found)) if found.len() as u64 <= bytes => drop(chunks.insert(id, found)),
+            // Not kept: of thousands of them nobody would know how much they are together.
+            Ok(Some(_)) => drop(lost.insert(id, WRONG_LENGTH.to_owned())),
+            Ok(None) => drop(lost.insert(id, format!("chunk {} is not there", id.short()))),
             Err(error) if is_fatal(&error) => return Err(error.into()),
             Err(error) => drop(lost.insert(id, error.to_string())),
         }
@@ -195,12 +202,12 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     Ok(Fetched { steps, chunks, lost })
 }
 
-async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>) -> vault::Result<HashMap<ChunkId, Bytes>> {
+async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>, bytes: u64) -> vault::Result<HashMap<ChunkId, Bytes>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let blocks = vault.get(ids.clone()).await?;
-    let opened = tokio::task::spawn_blocking(move || open(&mut Decoder::new(), &blocks, &ids)).await;
+    let blocks = vault.get_sized(ids.clone(), bytes).await?;
+    let opened = tokio::task::spawn_blocking(move || open(&mut Decoder::new(), blocks, &ids)).await;
     let opened = opened.map_err(|_| vault::Error::Failed("stopped while decoding".to_owned(), None))?;
     opened.map_err(|error| vault::Error::Corrupt(error.to_string()))
 }

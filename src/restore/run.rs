@@ -3,7 +3,7 @@
 use crate::monitor::{Counter, Fault, Monitor, Phase};
 use crate::platform::shutdown::Shutdown;
 use crate::restore::action::PlanStats;
-use crate::restore::fetch::{Fetched, Loader, Step, fetch};
+use crate::restore::fetch::{Fetched, Loader, Step, WRONG_LENGTH, fetch};
 use crate::restore::plan::{Plan, PlanReader};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
@@ -129,7 +129,7 @@ impl<T: Target> Writer<T> {
                     self.or_abandon(written)?;
                     self.monitor.count(Counter::Bytes, *length);
                 }
-                (Some(_), _) => self.lose("the snapshot gives a wrong length for one of its parts"),
+                (Some(_), _) => self.lose(WRONG_LENGTH),
                 (None, reason) => self.lose(reason.map_or("one of its parts was not sent", String::as_str)),
             },
             Step::Hole(length) if self.in_file.is_some() => {

@@ -4,7 +4,7 @@
 //! so in this order none is overlooked on its way.
 
 use crate::codec::{self, Compression, Decoder, Encoder};
-use crate::model::{Block, ChunkId, PackId};
+use crate::model::{Block, BlockHeader, ChunkId, ChunkRef, PackId};
 use crate::platform::clock::Clock;
 use crate::store::error::{Error, Result};
 use crate::store::index::Index;
@@ -206,11 +206,15 @@ pub(crate) struct Thinner {
 }
 
 impl Thinner {
+    /// Cuts a block down when more than half of what it costs to hold was not asked for: who asks counts on that.
     fn thin(&mut self, block: Block, wanted: &[ChunkId]) -> Result<Block, codec::Error> {
         let wanted: HashSet<_> = wanted.iter().collect();
-        let wanted_bytes: u64 =
-            block.header.chunks.iter().filter(|c| wanted.contains(&c.id)).map(|c| u64::from(c.length)).sum();
-        if wanted_bytes * 2 >= u64::from(block.header.plain_length()) {
+        let cost = |chunk: &ChunkRef| u64::from(chunk.length) + BlockHeader::CHUNK_LENGTH as u64;
+        let all: u64 = block.header.chunks.iter().map(cost).sum();
+        let mut counted = HashSet::with_capacity(wanted.len());
+        let asked = block.header.chunks.iter().filter(|chunk| wanted.contains(&chunk.id) && counted.insert(chunk.id));
+        // Packed, no block of ours is larger than its bytes; somebody else's may be.
+        if asked.map(cost).sum::<u64>() * 2 >= all && block.header.stored_length <= block.header.plain_length() {
             return Ok(block);
         }
         self.cut(&block, &wanted)

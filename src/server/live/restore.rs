@@ -1,11 +1,12 @@
 //! Restores against the real server and a real store: one's own, and others'.
 
+use crate::client::order::{LARGEST_BLOCK, Order};
 use crate::codec::{Decoder, chunk_id};
 use crate::model::{Block, BlockHeader, ChunkId, Right, Rights};
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{PrepareDownload, SessionAnswer};
 use crate::protocol::{ErrorBody, ErrorCode, paths};
-use crate::server::live::{Caller, Live, Setup, header};
+use crate::server::live::{Caller, Live, Setup, block, encode, header};
 use crate::server::{AcceptMode, Decision, Question, Scripted};
 use bytes::Bytes;
 use http::StatusCode;
@@ -133,4 +134,51 @@ async fn an_ambiguous_name_lists_what_it_may_mean_and_an_unknown_one_is_not_foun
     assert_eq!(caller.post(paths::PREPARE_DOWNLOAD, &of("nobody", false)).await.code(), ErrorCode::NotFound);
     let one = live.store.repositories()[0].id().to_string();
     assert_eq!(caller.post(paths::PREPARE_DOWNLOAD, &of(&one, false)).await.code(), ErrorCode::Declined);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_honest_holder_sends_is_never_more_than_who_asks_allows() {
+    let live = Live::start();
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    let mut caller = live.caller(&device).await;
+    let open: SessionAnswer = caller.prepare(&header("Documents")).await.ok().json();
+    let noise = |seed: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        (chunk_id(&bytes), bytes)
+    };
+    // One of each block is wanted: small ones beside large ones, half of what is there, and one among thousands of rows.
+    let (mut wanted, mut blocks) = (Vec::new(), Vec::new());
+    for n in 0..150 {
+        let one = noise(n, 500 + n as usize);
+        blocks.push(block(&[noise(1000 + n, 40_000), one.clone()]));
+        wanted.push(one);
+        let half = noise(2000 + n, 1_000);
+        blocks.push(block(&[half.clone(), noise(3000 + n, 900 + n as usize)]));
+        wanted.push(half);
+    }
+    for n in 0..5 {
+        let one = noise(4000 + n, 20_000);
+        let rows = (0..3_000).map(|row| noise(10_000 + n * 5_000 + row, 2 + row as usize % 5));
+        blocks.push(block(&std::iter::once(one.clone()).chain(rows).collect::<Vec<_>>()));
+        wanted.push(one);
+    }
+    caller.in_session(paths::UPLOAD, open.session, encode(&blocks)).await.ok();
+
+    let ids: Vec<_> = wanted.iter().map(|(id, _)| *id).collect();
+    let bytes: u64 = wanted.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let body: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+    let answer = caller.in_session(paths::CHUNKS, open.session, body).await.ok();
+    let mut order = Order::new(&ids, bytes);
+    let (mut rest, mut cost) = (answer.body.as_ref(), 0);
+    while let Some(block) = crate::server::upload::next_block(&mut rest).unwrap() {
+        let header = &block.header;
+        cost += u64::from(header.stored_length.max(header.plain_length())) + header.encoded_length() as u64;
+        order.take(block).unwrap();
+    }
+    assert!(ids.iter().all(|id| !order.lacks(id)));
+    assert!(cost <= order.most() - LARGEST_BLOCK, "{cost} bytes for {bytes}");
+    let untouched: u64 = blocks.iter().map(Block::encoded_length).sum();
+    assert!(untouched > order.most(), "as they lie in packs they would be too much: {untouched}");
 }
