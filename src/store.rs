@@ -125,8 +125,8 @@ struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
     /// Damaged; not tried again while this process lives. With what is wrong.
     unusable: BTreeMap<RepositoryId, Unusable>,
-    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
-    failing: Option<Error>,
+    /// Why some could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Vec<(RepositoryId, Error)>,
 }
 
 impl fmt::Debug for Store {
@@ -238,6 +238,21 @@ impl Store {
         self.inner.known().open.get(id).cloned()
     }
 
+    /// The same, for whom it matters why it is not there.
+    ///
+    /// # Errors
+    /// It is there, and the disk or the system does not let it be read at the moment.
+    pub fn find_repository(&self, id: &RepositoryId) -> Result<Option<Arc<Repository>>> {
+        if let Some(repository) = self.repository(id) {
+            return Ok(Some(repository));
+        }
+        let failing = &mut self.inner.known().failing;
+        match failing.iter().position(|(failing, _)| failing == id) {
+            Some(at) => Err(failing.swap_remove(at).1),
+            None => Ok(None),
+        }
+    }
+
     /// Repositories that cannot be used.
     pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
         self.inner.refresh();
@@ -276,7 +291,7 @@ impl Store {
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
         }
-        if let Some(error) = known.failing.take() {
+        if let Some((_, error)) = known.failing.pop() {
             // It may be this device's own: a second one would hide its history.
             return Err(error);
         }
@@ -366,7 +381,7 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
-        known.failing = None;
+        known.failing.clear();
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
             if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
@@ -382,7 +397,7 @@ impl Inner {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
                     if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
-                        known.failing = Some(error);
+                        known.failing.push((id, error));
                     } else {
                         known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     }

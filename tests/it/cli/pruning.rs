@@ -172,3 +172,43 @@ fn what_looks_like_an_attack_is_said_by_prune_status_and_retention_until_it_is_r
     assert_eq!(nas.run(&PRUNE).code, 0);
     assert_eq!(nas.snapshots(None).len(), 1);
 }
+
+#[test]
+fn the_trash_is_looked_at_and_what_lies_there_and_is_needed_is_put_back() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[]);
+    fill(&docs);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    nas.stop();
+    // As if a prune of another program had thrown it away.
+    let pack =
+        crate::store_support::files(&nas.store()).into_iter().find(|path| path.to_string_lossy().contains("/packs/"));
+    let pack = pack.unwrap();
+    let trash = pack.ancestors().nth(3).unwrap().join("trash");
+    fs::create_dir_all(&trash).unwrap();
+    let trashed = trash.join(format!("001790000000-{}", pack.file_name().unwrap().to_str().unwrap()));
+    fs::rename(&pack, &trashed).unwrap();
+    let notes = |ran: &Ran| {
+        let notes = ran.lines.iter().filter(|line| line["event"] == "note");
+        notes.map(|line| line["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    };
+    let found = nas.run(&["verify"]);
+    assert!(found.code == 1 && notes(&found).contains("`lan-backup repair` puts it back"), "{found:#?}");
+    assert_eq!(nas.run(&["repair"]).last(0)["whole"], true);
+    assert!(pack.exists() && !trashed.exists());
+    assert_kept(&nas, &docs, &lan.path("to"));
+
+    // What nobody needs, and is damaged, costs nothing and is named.
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let other = trash.join(format!("001790000000-{}", "ab".repeat(32)));
+    fs::write(&other, &bytes).unwrap();
+    let found = nas.run(&["verify"]);
+    assert!(found.code == 0 && notes(&found).contains("nothing that is kept needs it"), "{found:#?}");
+    fs::rename(&other, &trashed).unwrap();
+    assert!(!notes(&nas.run(&["verify"])).contains("is damaged"), "its content is read with --data only");
+    let found = nas.run(&["verify", "--data"]);
+    assert!(found.code == 0 && notes(&found).contains("nothing that is kept needs it"), "{found:#?}");
+}

@@ -54,7 +54,19 @@ impl Life {
         let disk = SimulatedDisk::new(root.path(), seed, faults);
         let (repository, made) = (None, BTreeMap::new());
         let (dice, number) = (Dice::new(!seed), seed << 16);
-        Self { root, disk, dice, clock: clock(), repository, owners: 0, made, number, pruned: (0, 0), index_is_old: false, prunes: 0 }
+        Self {
+            root,
+            disk,
+            dice,
+            clock: clock(),
+            repository,
+            owners: 0,
+            made,
+            number,
+            pruned: (0, 0),
+            index_is_old: false,
+            prunes: 0,
+        }
     }
 
     /// The store does not lie in the disk's root: the folders above it are new, too.
