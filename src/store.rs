@@ -15,7 +15,7 @@
 //! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
 //! | `copies` | repositories that were copied from another store |
-//! | `sealed` | a checksum for small files |
+//! | `sealed`, `sealed_file` | a checksum for small files, and such a file with a format |
 //! | [`repository`] | all of that together |
 //! | [`rhythm`], [`stats`] | which backups are overdue, and what they take |
 //! | `needs_walk` | which chunks snapshots need, list by list |
@@ -55,6 +55,7 @@ pub mod rhythm;
 pub mod scrub;
 pub mod scrubber;
 mod sealed;
+mod sealed_file;
 pub mod set_aside;
 pub mod shelf;
 pub mod stats;
@@ -69,7 +70,7 @@ use crate::platform::{durable, random};
 use crate::signer::SigningKey;
 use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
-use serde::de::DeserializeOwned;
+use crate::store::sealed_file::{load, to_sealed_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -427,33 +428,4 @@ impl Inner {
         let (clock, key) = (Arc::clone(&self.clock), self.signer.clone());
         Repository::open(folder, config, shelf, clock, key, report).map(Some)
     }
-}
-
-/// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
-fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T> {
-    parse(path, disk.read(path)?)
-}
-
-/// The same of bytes that were read already.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
-    let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
-    let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
-    if found > FORMAT {
-        return Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT });
-    }
-    if !whole {
-        return Err(damaged(&"its seal does not match its content"));
-    }
-    serde_json::from_str(json).map_err(|error| damaged(&error))
-}
-
-fn to_sealed_json<T: Serialize>(value: &T) -> Result<String> {
-    let json = serde_json::to_string_pretty(value).map_err(|error| Error::Refused(error.to_string()))?;
-    Ok(sealed::seal(&json))
 }

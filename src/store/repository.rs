@@ -366,7 +366,7 @@ impl Repository {
     /// Reads `config.json` again.
     pub(crate) fn check_config(&self) -> Result<()> {
         let bytes = self.packs.shelf.get(&layout::config())?;
-        let config: Config = crate::store::parse(Path::new(layout::config().as_str()), bytes)?;
+        let config: Config = crate::store::sealed_file::parse(Path::new(layout::config().as_str()), bytes)?;
         let same = config.id == self.config.id && config.chunker == self.config.chunker;
         if same { Ok(()) } else { Err(Error::damaged(&layout::config(), &"it belongs to another repository")) }
     }
