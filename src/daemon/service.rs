@@ -198,6 +198,8 @@ pub struct InboxOptions {
     pub keep: Option<InboxKeep>,
     /// A file with the PIN.
     pub pin_file: Option<PathBuf>,
+    /// Apps without TLS may send, too.
+    pub plain_http: bool,
     /// Where plain files go; naming it means that they are saved, too.
     pub inbox: Option<PathBuf>,
 }
@@ -228,7 +230,8 @@ impl InboxOptions {
             server::sweep_inbox(&inbox, &*context.clock);
         }
         let phones = Some(PhoneBook::new(context.home.phones()));
-        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), phones })
+        let plain_http = self.plain_http || settings.localsend_http.unwrap_or(false);
+        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), plain_http, phones })
     }
 }
 
@@ -379,7 +382,11 @@ fn listen(bind: Option<IpAddr>, port: Option<u16>) -> Result<(TcpListener, bool)
     }
 }
 
-fn open_listener(bind: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+/// Listens on the address that this device is bound to, or on all.
+///
+/// # Errors
+/// The system's.
+pub fn open_listener(bind: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     match bind {
         Some(address) => TcpListener::bind(SocketAddr::new(address, port)),
         // One socket for both families, and IPv4 alone where the system has no IPv6.
