@@ -5,6 +5,7 @@ use crate::cli::devices::copied;
 use crate::cli::face::{choices, describe};
 use crate::cli::output::Output;
 use crate::cli::progress::TICK;
+use crate::cli::prune::show_freeze;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
@@ -145,6 +146,7 @@ async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
                 verify::tell_snapshot(&snapshot, &output);
                 output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
             }
+            News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),
             News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
         }
     }

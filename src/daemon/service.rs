@@ -17,11 +17,12 @@ use crate::protocol::Announcement;
 use crate::server::{
     self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
 };
+use crate::store::layout::{REPOSITORIES, STORE_FILE};
 use crate::store::scrubber::News;
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -237,7 +238,7 @@ impl InboxOptions {
 /// Where the store of this device lies for a command: the one that was named, else that of a running `serve`, else the usual one.
 ///
 /// # Errors
-/// There is none; commands that only look make none.
+/// There is none, or the folder holds something else; commands that only look make none.
 pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result<PathBuf> {
     let folder = match (chosen, control::ask(&context.home, &control::Request::Status).await) {
         (Some(folder), _) => folder,
@@ -251,7 +252,24 @@ pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result
             "`--store DIR` names another place; `lan-backup serve` begins to keep backups",
         ));
     }
+    if !is_store(&folder)? {
+        let message = format!("`{}` is no store: there is no `{STORE_FILE}` in it", folder.display());
+        let below = folder.join("store");
+        let hint = if is_store(&below)? {
+            format!("`--store {}` is one", below.display())
+        } else {
+            "`--store DIR` names the folder that holds one; `lan-backup serve --store DIR` and `lan-backup copy … DIR` make one"
+                .to_owned()
+        };
+        return Err(Error::usage(message, hint));
+    }
     Ok(folder)
+}
+
+/// Whether backups are kept in a folder. A store that has lost its `store.json` is one: opening it makes another.
+fn is_store(folder: &Path) -> Result<bool> {
+    let there = |name: &str| Ok::<_, Error>(platform::fs::metadata_if_there(&folder.join(name))?.is_some());
+    Ok(there(STORE_FILE)? || there(REPOSITORIES)?)
 }
 
 /// Opens the store of this device for a command.
