@@ -18,6 +18,7 @@
 //! | [`mod@scan`] | walk merged with cache gives the plan |
 //! | [`plan`] | the plan on disk |
 //! | [`read`] | one file into chunks and holes |
+//! | [`zero_runs`] | where its long runs of zeros are |
 //! | [`collect`] | chunks into extents, entries into the manifest |
 //! | [`pipeline`] | the threads and queues between reading and sending |
 //! | [`send`] | ask `missing`, compress, `put` |
@@ -39,6 +40,7 @@ pub mod run;
 pub mod scan;
 pub mod send;
 pub mod walk;
+pub mod zero_runs;
 
 pub use effort::Effort;
 pub use plan::Plan;

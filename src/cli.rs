@@ -26,6 +26,7 @@ pub mod sample;
 pub mod send;
 pub mod serve;
 pub mod settings;
+pub mod share;
 pub mod size;
 pub mod snapshots;
 pub mod stats;
@@ -113,6 +114,7 @@ enum Command {
     Diff(diff::Args),
     Copy(copy::Args),
     Restore(restore::Args),
+    Share(share::Args),
     Status(status::Args),
     Stats(stats::Args),
     Verify(verify::Args),
@@ -200,6 +202,7 @@ async fn dispatch(cli: Cli, output: Output, shutdown: Shutdown) -> Result<ExitSt
         Command::Copy(args) => copy::run(&globals, args, output, shutdown).await,
         Command::Diff(args) => unless_stopped(shutdown, diff::run(&globals, &args, &output)).await,
         Command::Restore(args) => restore::run(&globals, args, output, shutdown).await,
+        Command::Share(args) => share::run(&globals, args, output, shutdown).await,
         Command::Status(args) => unless_stopped(shutdown, status::run(&globals, &args, &output)).await,
         Command::Stats(args) => stats::run(&globals, args, &output, shutdown).await,
         Command::Repair(args) => repair::run(&globals, args, output, shutdown).await,

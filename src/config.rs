@@ -29,6 +29,7 @@ const TEMPLATE: &str = "\
 # localsend = \"ask\"         # ask, accept or off: who may send files from a LocalSend app
 # localsend_keep = \"backup\" # backup, save or both: into the store, into the inbox folder, or both
 # localsend_pin_file = \"/etc/lan-backup/localsend-pin\"   # a file with the PIN that such apps must type
+# localsend_http = false   # true: take files from such apps with encryption turned off, too
 # inbox = \"/srv/inbox\"      # where plain files go
 # quota_gib = 500           # the most that each device may store here
 # reserve_gib = 1           # what always stays free on the disk
@@ -110,6 +111,8 @@ pub struct Settings {
     pub localsend_keep: Option<InboxKeep>,
     /// A file with the PIN that such apps must type.
     pub localsend_pin_file: Option<PathBuf>,
+    /// Apps without TLS may send, too.
+    pub localsend_http: Option<bool>,
     /// Where plain files go.
     pub inbox: Option<PathBuf>,
     /// The most that each device may store here, in GiB.

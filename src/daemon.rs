@@ -12,6 +12,8 @@
 //! | [`keep_alive`] | keeps sessions open during long local work |
 //! | [`send`] | a backup, from end to end |
 //! | [`retrieve`] | a repository on another device or here, opened for reading |
+//! | [`phone`] | files to a LocalSend app |
+//! | [`share`] | what `share` shares |
 //! | [`copy`] | what is kept at one place, at another, too |
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
@@ -35,6 +37,7 @@ pub mod rotation;
 pub mod scrub;
 pub mod send;
 pub mod service;
+pub mod share;
 
 pub use context::Context;
 pub use error::{Error, Result};

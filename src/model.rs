@@ -46,7 +46,7 @@ pub use block::{Block, BlockHeader, ChunkRef, Codec};
 pub use content::{Content, Extent, Stream};
 pub use device::{Alias, Device, DeviceKind, Fingerprint, ShortCode};
 pub use digest::{ChunkId, ContentHash, PackId, SnapshotId, StoredHash};
-pub use entry::{Entry, EntryKind, Metadata, Owner};
+pub use entry::{Entry, EntryKind, Inside, Metadata, Owner};
 pub use file_time::FileTime;
 pub use inbox::InboxKeep;
 pub use keep::{Keep, Within};

@@ -9,7 +9,7 @@
 //! | [`listing`] | `snapshots` |
 //! | [`localsend`] | LocalSend's file transfer |
 //! | [`error_code`] | the body of every answer that is not a success |
-//! | [`paths`] | the routes |
+//! | [`paths`] [`percent`] | the routes, and bytes in them |
 
 pub mod announce;
 pub mod error_code;
@@ -17,6 +17,7 @@ pub mod listing;
 pub mod localsend;
 pub mod pairing;
 pub mod paths;
+pub mod percent;
 pub mod rotation;
 pub mod session;
 

@@ -17,6 +17,7 @@
 //! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
+//! | [`content`] | the bytes of one file, or a part of them, for those who write none |
 //! | [`target`] | where files go: the seam |
 //! | [`dir_target`] | into a folder |
 //! | [`zip_target`] | into a zip file |
@@ -26,6 +27,7 @@ pub mod action;
 pub mod chain;
 pub mod compare;
 pub mod conflict;
+pub mod content;
 pub mod dir_target;
 pub mod fetch;
 pub mod folder_stack;

@@ -19,6 +19,7 @@
 //! | [`listing`] [`prepare_download`] [`chunks`] | a restore |
 //! | [`prepare_copy`] | a copy of a repository comes |
 //! | [`localsend`] | files from stock LocalSend apps |
+//! | [`share`] | a listener of its own for browsers, while `share` runs |
 //! | [`info`] | who is here |
 //! | [`rotated`] [`impostors`] | who was known by another certificate, and who only has a known name |
 
@@ -27,6 +28,7 @@ pub mod desk;
 pub mod events;
 pub mod localsend;
 pub mod sessions;
+pub mod share;
 
 mod allowance;
 mod api_error;
@@ -68,7 +70,7 @@ use crate::identity::{self, Identity, TrustStore};
 use crate::model::{Alias, Fingerprint, ShortCode};
 use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
-use crate::server::connection::Acceptor;
+use crate::server::connection::{Acceptor, Speech};
 use crate::server::limits::{MAX_HEAD_BYTES, Pace, SHUTDOWN_GRACE, SWEEP_INTERVAL};
 use crate::server::state::Shared;
 use crate::store::Store;
@@ -183,7 +185,11 @@ fn serve(listener: TcpListener, options: ServerOptions, shutdown: Shutdown, pace
     let port = listener.local_addr().map_err(Error::Listen)?.port();
     let shared = Arc::new(Shared::new(options, port, pace, shutdown.clone()));
     let config = shared.identity.server_config();
-    let acceptor = Acceptor::new(config, shared.trust.clone(), shared.connections.clone(), pace);
+    let trust = Some(shared.trust.clone());
+    let localsend = &shared.localsend.options;
+    let is_plain_allowed = localsend.plain_http && localsend.mode != LocalSendMode::Off;
+    let speech = if is_plain_allowed { Speech::Either(config) } else { Speech::Tls(config) };
+    let acceptor = Acceptor::new(speech, trust, shared.connections.clone(), pace);
     let http = axum_server::Handle::<SocketAddr>::new();
     let server = axum_server::from_tcp(listener).map_err(Error::Listen)?;
     let mut server = server.acceptor(acceptor).http1_only().handle(http.clone());

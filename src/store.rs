@@ -15,7 +15,7 @@
 //! | [`retention`], [`prune`], `forgotten` | which snapshots stay, what becomes of the others, and their marks |
 //! | [`owner_log`] | whose a repository is |
 //! | `copies` | repositories that were copied from another store |
-//! | `sealed` | a checksum for small files |
+//! | `sealed`, `sealed_file` | a checksum for small files, and such a file with a format |
 //! | [`repository`] | all of that together |
 //! | [`rhythm`], [`stats`] | which backups are overdue, and what they take |
 //! | `needs_walk` | which chunks snapshots need, list by list |
@@ -55,6 +55,7 @@ pub mod rhythm;
 pub mod scrub;
 pub mod scrubber;
 mod sealed;
+mod sealed_file;
 pub mod set_aside;
 pub mod shelf;
 pub mod stats;
@@ -69,7 +70,7 @@ use crate::platform::{durable, random};
 use crate::signer::SigningKey;
 use crate::store::layout::{FORMAT, REPOSITORIES, STORE_FILE, STORE_LOCK};
 use crate::store::repository::Config;
-use serde::de::DeserializeOwned;
+use crate::store::sealed_file::{load, to_sealed_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -125,8 +126,8 @@ struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
     /// Damaged; not tried again while this process lives. With what is wrong.
     unusable: BTreeMap<RepositoryId, Unusable>,
-    /// Why one could not be opened the last time, when that was the disk's or the system's fault.
-    failing: Option<Error>,
+    /// Why some could not be opened the last time, when that was the disk's or the system's fault.
+    failing: Vec<(RepositoryId, Error)>,
 }
 
 impl fmt::Debug for Store {
@@ -238,6 +239,21 @@ impl Store {
         self.inner.known().open.get(id).cloned()
     }
 
+    /// The same, for whom it matters why it is not there.
+    ///
+    /// # Errors
+    /// It is there, and the disk or the system does not let it be read at the moment.
+    pub fn find_repository(&self, id: &RepositoryId) -> Result<Option<Arc<Repository>>> {
+        if let Some(repository) = self.repository(id) {
+            return Ok(Some(repository));
+        }
+        let failing = &mut self.inner.known().failing;
+        match failing.iter().position(|(failing, _)| failing == id) {
+            Some(at) => Err(failing.swap_remove(at).1),
+            None => Ok(None),
+        }
+    }
+
     /// Repositories that cannot be used.
     pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
         self.inner.refresh();
@@ -276,7 +292,7 @@ impl Store {
         if let Some(repository) = newest_owned(known.open.values().cloned().collect(), &owner) {
             return Ok(repository);
         }
-        if let Some(error) = known.failing.take() {
+        if let Some((_, error)) = known.failing.pop() {
             // It may be this device's own: a second one would hide its history.
             return Err(error);
         }
@@ -366,7 +382,7 @@ impl Inner {
     /// Opens every repository that is not open yet.
     fn scan(&self, known: &mut Known, report: &mut RecoveryReport) -> Result<()> {
         let all = self.folder.join(REPOSITORIES);
-        known.failing = None;
+        known.failing.clear();
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
             if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
@@ -382,7 +398,7 @@ impl Inner {
                     tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
                     if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
-                        known.failing = Some(error);
+                        known.failing.push((id, error));
                     } else {
                         known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     }
@@ -412,33 +428,4 @@ impl Inner {
         let (clock, key) = (Arc::clone(&self.clock), self.signer.clone());
         Repository::open(folder, config, shelf, clock, key, report).map(Some)
     }
-}
-
-/// Reads a sealed file of JSON with a `format`. Of a newer format nothing else is looked at, not even the seal.
-fn load<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T> {
-    parse(path, disk.read(path)?)
-}
-
-/// The same of bytes that were read already.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: Vec<u8>) -> Result<T> {
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    let damaged = |problem: &dyn fmt::Display| Error::damaged(&path.display(), problem);
-    let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
-    let (json, whole) = sealed::split(&text).ok_or_else(|| damaged(&"it has no seal"))?;
-    let Format { format: found } = serde_json::from_str(json).map_err(|error| damaged(&error))?;
-    if found > FORMAT {
-        return Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT });
-    }
-    if !whole {
-        return Err(damaged(&"its seal does not match its content"));
-    }
-    serde_json::from_str(json).map_err(|error| damaged(&error))
-}
-
-fn to_sealed_json<T: Serialize>(value: &T) -> Result<String> {
-    let json = serde_json::to_string_pretty(value).map_err(|error| Error::Refused(error.to_string()))?;
-    Ok(sealed::seal(&json))
 }

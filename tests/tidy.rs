@@ -32,7 +32,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["rustls::", "tokio_rustls::"], &["identity", "client", "server"]),
     (&["rcgen::", "x509_parser::", "spake2::"], &["identity"]),
     (&["socket2::"], &["discovery", "platform"]),
-    (&["clap::", "clap_complete::", "dialoguer::", "indicatif::"], &["cli"]),
+    (&["clap::", "clap_complete::", "dialoguer::", "indicatif::", "qrcode::"], &["cli"]),
     (&["rusqlite::"], &["store"]),
     (&["zip::"], &["restore/zip_target.rs"]),
     (&["std::fs", "tokio::fs", "fs_err::"], &["platform"]),

@@ -3,7 +3,7 @@
 use crate::samples::entries;
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use lan_backup::backup::cache::Cache;
+use lan_backup::backup::cache::{Cache, head_of};
 use lan_backup::backup::filter::Filter;
 use lan_backup::backup::filter::FilterOptions;
 use lan_backup::backup::inspect::{Inspector, Stamp};
@@ -54,12 +54,14 @@ fn merge_unchanged(bencher: Bencher<'_, '_>) {
     let snapshot = SnapshotId::from_bytes([7; 32]);
     let mut writer = cache.begin().unwrap();
     let mut inspector = Inspector::default();
-    for found in Walk::new(&roots, &Filter::new(&filter).unwrap(), &Silent) {
+    for found in Walk::new(&roots, &Filter::new(&filter).unwrap(), &SystemClock, &Silent) {
         let mut entry = inspector.entry(&found, None, &Silent).unwrap();
         if let EntryKind::File { content, .. } = &mut entry.kind {
             *content = Some(Content::Inline(Vec::new()));
         }
-        writer.write(Some(Stamp::at_this_moment(&found.metadata)), &manifest::encode(&entry)).unwrap();
+        writer
+            .write(head_of(Some(Stamp::at_this_moment(&found.metadata)), None).as_bytes(), &manifest::encode(&entry))
+            .unwrap();
     }
     writer.finish(&snapshot, &HashSet::new()).unwrap();
     let options = ScanOptions {

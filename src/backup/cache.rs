@@ -1,21 +1,27 @@
 //! What the source knows about the last snapshot of a set: its manifest, line by line, with the stamps by which an unchanged
 //! file is recognised. Lost or damaged, it costs reading every file once, and nothing else.
 //!
-//! A zstd stream of lines, in path order: `INODE CTIME`, or `-` without a stamp, a tab, then the entry's manifest line. The file
-//! name holds the snapshot's id, so a cache can never be taken for another's; the zstd checksum finds damage.
+//! A zstd stream of lines, in path order: the head, which is a stamp and the group of hard links, or `-` without a stamp; a tab; then
+//! the entry's manifest line. An unchanged entry has the same head again, so of most lines no more than head and path is looked at. The
+//! file name holds the snapshot's id, so a cache can never be taken for another's; the zstd checksum finds damage.
 
-use crate::backup::Result;
 use crate::backup::inspect::Stamp;
+use crate::backup::{Error, Result};
 use crate::manifest::{self, EntryReader};
-use crate::model::{Entry, FileTime, RepositoryId, SetName, SnapshotId, Stream};
-use crate::platform::fs;
+use crate::model::{Entry, Inside, RepositoryId, SetName, SnapshotId, Stream};
+use crate::platform::Context;
+use crate::platform::fs::{self, File};
 use crate::platform::lines::{LineWriter, Lines};
 use crate::platform::lock::Lock;
 use crate::vault::Vault;
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
+
+/// The head of an entry that has to be read again.
+const NO_STAMP: &str = "-";
 
 /// Where the cache of one set lies.
 #[derive(Clone, Debug)]
@@ -25,14 +31,41 @@ pub struct Cache {
 }
 
 /// One entry of the last snapshot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CachedEntry {
-    /// How to recognise it; `None` when it has to be read again.
-    pub stamp: Option<Stamp>,
-    /// The entry.
-    pub entry: Entry,
+    text: Vec<u8>,
+    tab: usize,
+}
+
+impl CachedEntry {
+    /// How to recognise it, as [`head_of`] writes it.
+    pub fn head(&self) -> &[u8] {
+        &self.text[..self.tab]
+    }
+
     /// Its manifest line, byte for byte.
-    pub line: Vec<u8>,
+    pub fn line(&self) -> &[u8] {
+        &self.text[self.tab + 1..]
+    }
+
+    /// Where it lay; `None` is damage. Unescaped, as nearly all paths are, it is taken from where the line begins.
+    pub fn path(&self) -> Option<Cow<'_, [u8]>> {
+        let rest = self.line().strip_prefix(br#"{"path":""#).unwrap_or_default();
+        match rest.iter().position(|b| matches!(b, b'"' | b'\\')) {
+            Some(end) if rest[end] == b'"' => Some(Cow::Borrowed(&rest[..end])),
+            _ => Some(Cow::Owned(Entry::path_of(self.line()).ok()?.as_bytes().to_vec())),
+        }
+    }
+
+    /// The entry; `None` is damage.
+    pub fn entry(&self) -> Option<Entry> {
+        manifest::decode(self.line()).ok()
+    }
+
+    /// Size and content of a file; `None` is damage.
+    pub fn inside(&self) -> Option<Inside> {
+        Inside::of_line(self.line()).ok()
+    }
 }
 
 impl Cache {
@@ -51,7 +84,7 @@ impl Cache {
     pub fn open(&self, snapshot: &SnapshotId) -> Result<Option<CacheReader>> {
         let path = self.path(snapshot);
         match fs::open(&path) {
-            Ok(file) => Ok(Some(CacheReader { lines: Lines::new(file, path)? })),
+            Ok(file) => Ok(Some(CacheReader::new(file, path)?)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -73,6 +106,11 @@ impl Cache {
     /// Where a list of extents lies beside the cache.
     pub fn list_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{}list-{name}", self.prefix))
+    }
+
+    /// Makes the cache of one snapshot that of the next, which has the same entries.
+    pub fn hand_on(&self, from: &SnapshotId, to: &SnapshotId) -> Result<()> {
+        Ok(fs::rename(&self.path(from), &self.path(to))?)
     }
 
     /// Forgets everything about the set.
@@ -97,7 +135,7 @@ impl Cache {
         let mut writer = self.begin()?;
         let mut reader = EntryReader::new(vault, manifest)?;
         while let Some(entry) = reader.next().await? {
-            writer.write(None, &manifest::encode(&entry))?;
+            writer.write(NO_STAMP.as_bytes(), &manifest::encode(&entry))?;
         }
         writer.finish(snapshot, &HashSet::new())
     }
@@ -107,20 +145,38 @@ impl Cache {
 #[derive(Debug)]
 pub struct CacheReader {
     lines: Lines,
+    file: File,
+    path: PathBuf,
 }
 
 impl CacheReader {
-    /// The next entry; `None` after the last.
+    fn new(file: File, path: PathBuf) -> Result<Self> {
+        let lines = Lines::new(file.try_clone().context("open", &path)?, path.clone())?;
+        Ok(Self { lines, file, path })
+    }
+
+    /// The same cache from its start; whatever has become of its name meanwhile.
+    pub fn again(&self) -> Result<Self> {
+        let mut file = self.file.try_clone().context("open", &self.path)?;
+        file.seek(SeekFrom::Start(0)).context("read", &self.path)?;
+        Self::new(file, self.path.clone())
+    }
+
+    /// Puts the next entry into `entry`; whether there was one.
     ///
     /// # Errors
     /// Damage; the caller clears the cache and goes on without.
-    pub fn read_next(&mut self) -> Result<Option<CachedEntry>> {
-        let Some(line) = self.lines.read_next()? else { return Ok(None) };
-        let damaged = || self.lines.damaged();
-        let tab = line.iter().position(|b| *b == b'\t').ok_or_else(damaged)?;
-        let stamp = decode_stamp(&line[..tab]).ok_or_else(damaged)?;
-        let entry = manifest::decode(&line[tab + 1..]).map_err(|_| damaged())?;
-        Ok(Some(CachedEntry { stamp, entry, line: line[tab + 1..].to_vec() }))
+    pub fn read_next(&mut self, entry: &mut CachedEntry) -> Result<bool> {
+        if !self.lines.read_into(&mut entry.text)? {
+            return Ok(false);
+        }
+        entry.tab = entry.text.iter().position(|b| *b == b'\t').ok_or_else(|| self.damaged())?;
+        Ok(true)
+    }
+
+    /// The error for an entry that is none.
+    pub fn damaged(&self) -> Error {
+        self.lines.damaged().into()
     }
 }
 
@@ -134,8 +190,8 @@ pub struct CacheWriter {
 
 impl CacheWriter {
     /// Adds an entry.
-    pub fn write(&mut self, stamp: Option<Stamp>, manifest_line: &[u8]) -> Result<()> {
-        Ok(self.lines.write(&encode_stamp(stamp), manifest_line)?)
+    pub fn write(&mut self, head: &[u8], manifest_line: &[u8]) -> Result<()> {
+        Ok(self.lines.write(head, manifest_line)?)
     }
 
     /// Makes it the cache of `snapshot`, with the lists it uses, and drops what is older. Not synced: a cache lost in a power
@@ -156,18 +212,13 @@ impl Drop for CacheWriter {
     }
 }
 
-/// A stamp as text: `-` for none.
-pub fn encode_stamp(stamp: Option<Stamp>) -> String {
-    stamp.map_or_else(|| "-".to_owned(), |stamp| format!("{} {}", stamp.inode, stamp.changed))
-}
-
-/// The inverse of [`encode_stamp`]; the outer `None` is damage.
-pub fn decode_stamp(text: &[u8]) -> Option<Option<Stamp>> {
-    if text == b"-" {
-        return Some(None);
+/// The head of an entry's line in the cache.
+pub fn head_of(stamp: Option<Stamp>, link_group: Option<&str>) -> String {
+    match (stamp, link_group) {
+        (None, _) => NO_STAMP.to_owned(),
+        (Some(stamp), None) => stamp.to_string(),
+        (Some(stamp), Some(group)) => format!("{stamp} {group}"),
     }
-    let (inode, changed) = std::str::from_utf8(text).ok()?.split_once(' ')?;
-    Some(Some(Stamp { inode: inode.parse().ok()?, changed: FileTime::from_str(changed).ok()? }))
 }
 
 #[cfg(test)]
@@ -189,19 +240,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let set = "docs".parse().unwrap();
         let cache = Cache::new(folder.path(), RepositoryId::from_random([1; 16]), &set).unwrap();
-        let stamp = Some(Stamp { inode: 7, changed: FileTime::new(-5, 3) });
+        let stamp: Stamp = "d 7 4096 -5.000000003 -4.000000000".parse().unwrap();
+        let head = head_of(Some(stamp), None);
         for number in 1..=2 {
             let mut writer = cache.begin().unwrap();
-            writer.write(stamp, &manifest::encode(&entry("a"))).unwrap();
-            writer.write(None, &manifest::encode(&entry("b"))).unwrap();
+            writer.write(head.as_bytes(), &manifest::encode(&entry("a"))).unwrap();
+            writer.write(head_of(None, None).as_bytes(), &manifest::encode(&entry("b \"quoted\"/\u{1}"))).unwrap();
             writer.finish(&id(number), &HashSet::new()).unwrap();
         }
         assert!(cache.open(&id(1)).unwrap().is_none());
-        let mut reader = cache.open(&id(2)).unwrap().unwrap();
-        let first = reader.read_next().unwrap().unwrap();
-        assert_eq!((first.stamp, first.entry), (stamp, entry("a")));
-        assert_eq!(reader.read_next().unwrap().unwrap().stamp, None);
-        assert!(reader.read_next().unwrap().is_none());
+        cache.hand_on(&id(2), &id(3)).unwrap();
+        assert!(cache.open(&id(2)).unwrap().is_none());
+        let mut reader = cache.open(&id(3)).unwrap().unwrap();
+        cache.clear().unwrap();
+        for _ in 0..2 {
+            let mut next = CachedEntry::default();
+            assert!(reader.read_next(&mut next).unwrap());
+            assert_eq!((next.head(), next.entry()), (head.as_bytes(), Some(entry("a"))));
+            assert_eq!(next.path().unwrap(), &b"a"[..]);
+            assert!(reader.read_next(&mut next).unwrap());
+            assert_eq!(next.head(), b"-");
+            assert_eq!(next.path().unwrap(), &b"b \"quoted\"/\x01"[..]);
+            assert!(!reader.read_next(&mut next).unwrap());
+            reader = reader.again().unwrap();
+        }
     }
 
     #[test]
@@ -211,14 +273,14 @@ mod tests {
         let cache = Cache::new(folder.path(), RepositoryId::from_random([1; 16]), &set).unwrap();
         let mut writer = cache.begin().unwrap();
         for number in 0..1000 {
-            writer.write(None, &manifest::encode(&entry(&format!("d{number}")))).unwrap();
+            writer.write(b"-", &manifest::encode(&entry(&format!("d{number}")))).unwrap();
         }
         writer.finish(&id(1), &HashSet::new()).unwrap();
         let good = std::fs::read(cache.path(&id(1))).unwrap();
         let drain = || {
             let mut reader = cache.open(&id(1)).unwrap().unwrap();
-            while reader.read_next()?.is_some() {}
-            Ok::<_, crate::backup::Error>(())
+            while reader.read_next(&mut CachedEntry::default())? {}
+            Ok::<_, Error>(())
         };
         drain().unwrap();
         for length in [good.len() / 2, good.len() - 1] {

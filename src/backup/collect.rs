@@ -1,13 +1,13 @@
 //! Chunks into extents, entries into the manifest, both in path order; hands out the chunks in batches to be sent.
 
-use crate::backup::cache::CacheWriter;
+use crate::backup::cache::{CacheWriter, CachedEntry, head_of};
 use crate::backup::inspect::Stamp;
 use crate::backup::lists::{ListWriter, Lists};
 use crate::backup::plan::{Planned, Verdict, line_hash};
 use crate::backup::{Error, Result};
 use crate::manifest::{self, StreamWriter};
 use crate::model::limits::{MAX_INLINE_EXTENTS, MAX_MISSING_IDS};
-use crate::model::{Changes, ChunkId, ChunkerParameters, Content, Entry, EntryKind, Extent, Stream, Totals};
+use crate::model::{Changes, ChunkId, ChunkerParameters, Content, Entry, EntryKind, Extent, Inside, Stream, Totals};
 use crate::monitor::{Counter, Monitor};
 use crate::platform::attributes;
 use crate::platform::fs::Metadata;
@@ -41,8 +41,10 @@ pub enum Item {
     },
     /// The end of a file that could not be read: what came of it is forgotten.
     Abandoned,
-    /// An entry that needs no reading.
+    /// A folder or link that is new or different.
     Ready(Box<Planned>),
+    /// An entry as it was.
+    Same(Box<(CachedEntry, Inside)>),
 }
 
 /// Items with the ids of the chunks among them, in order.
@@ -69,7 +71,18 @@ pub struct Collected {
     /// What changed; deletions are the plan's to know.
     pub changes: Changes,
     /// What to remember, once the snapshot has its id.
-    pub cache: Option<Remember>,
+    pub memory: Memory,
+}
+
+/// What the source has at hand for the next backup.
+#[derive(Debug)]
+pub enum Memory {
+    /// Nothing.
+    Nothing,
+    /// What it had for this one.
+    Unchanged,
+    /// Something new.
+    Written(Box<Remember>),
 }
 
 /// What the source remembers of the snapshot in the making.
@@ -146,14 +159,29 @@ impl Collector {
                     }
                 }
                 Item::File { planned, metadata, size, stamp } => {
-                    let entry = self.complete(planned.entry, &metadata, size, batches)?;
+                    let Planned { verdict, entry, .. } = *planned;
+                    let entry = self.complete(entry, &metadata, size, batches)?;
                     let line = manifest::encode(&entry);
-                    self.add(&entry, &line, planned.verdict, stamp, batches)?;
+                    let group =
+                        if let EntryKind::File { link_group, .. } = &entry.kind { link_group.as_deref() } else { None };
+                    self.add(head_of(stamp, group).as_bytes(), &line, Some(size), batches)?;
+                    match verdict {
+                        Verdict::New => self.changes.new_files += 1,
+                        Verdict::Changed(old) if old != line_hash(&line) => self.changes.changed_files += 1,
+                        Verdict::Changed(_) | Verdict::Lost => {}
+                    }
                     monitor.count(Counter::Files, 1);
                 }
                 Item::Ready(planned) => {
-                    self.ready(&planned, batches)?;
-                    monitor.count(Counter::Files, u64::from(planned.entry.is_file()));
+                    self.add(head_of(planned.stamp, None).as_bytes(), &planned.line, None, batches)?;
+                }
+                Item::Same(known) => {
+                    let (known, inside) = *known;
+                    if let Some(content) = &inside.content {
+                        self.reference_content(content, batches)?;
+                    }
+                    self.add(known.head(), known.line(), inside.size, batches)?;
+                    monitor.count(Counter::Files, u64::from(inside.size.is_some()));
                 }
             }
         }
@@ -178,7 +206,8 @@ impl Collector {
         let refs = self.refs.finish(&mut |id, bytes| meta.offer(id, bytes, remembered, batches))?;
         data.ship(batches)?;
         meta.ship(batches)?;
-        Ok(Collected { manifest, refs, totals: self.totals, changes: self.changes, cache: self.cache })
+        let memory = self.cache.map_or(Memory::Nothing, |remember| Memory::Written(Box::new(remember)));
+        Ok(Collected { manifest, refs, totals: self.totals, changes: self.changes, memory })
     }
 
     fn hole(&mut self, length: u64, batches: &mpsc::Sender<Batch>) -> Result<()> {
@@ -254,13 +283,6 @@ impl Collector {
         Ok(entry)
     }
 
-    fn ready(&mut self, planned: &Planned, batches: &mpsc::Sender<Batch>) -> Result<()> {
-        if let EntryKind::File { content: Some(content), .. } = &planned.entry.kind {
-            self.reference_content(content, batches)?;
-        }
-        self.add(&planned.entry, &planned.line, planned.verdict, planned.stamp, batches)
-    }
-
     fn reference_content(&mut self, content: &Content, batches: &mpsc::Sender<Batch>) -> Result<()> {
         let stream = match content {
             Content::Inline(extents) => {
@@ -296,14 +318,8 @@ impl Collector {
         self.refs.write(id.as_bytes(), &mut |id, bytes| meta.offer(id, bytes, remembered, batches))
     }
 
-    fn add(
-        &mut self,
-        entry: &Entry,
-        line: &[u8],
-        verdict: Verdict,
-        stamp: Option<Stamp>,
-        batches: &mpsc::Sender<Batch>,
-    ) -> Result<()> {
+    /// Adds a line; `size`: of a file.
+    fn add(&mut self, head: &[u8], line: &[u8], size: Option<u64>, batches: &mpsc::Sender<Batch>) -> Result<()> {
         let (Out { meta, remembered, .. }, ids) = (&mut self.out, &mut self.manifest_ids);
         let mut sink = |id, bytes| {
             ids.push(id);
@@ -312,18 +328,11 @@ impl Collector {
         self.manifest.write(line, &mut sink)?;
         self.manifest.write(b"\n", &mut sink)?;
         if let Some(cache) = &mut self.cache {
-            cache.entries.write(stamp, line)?;
+            cache.entries.write(head, line)?;
         }
         self.totals.entries += 1;
-        if entry.is_file() {
-            self.totals.files += 1;
-            self.totals.bytes += entry.size();
-            match verdict {
-                Verdict::New => self.changes.new_files += 1,
-                Verdict::Changed(old) if old != line_hash(line) => self.changes.changed_files += 1,
-                Verdict::Changed(_) | Verdict::Same => {}
-            }
-        }
+        self.totals.files += u64::from(size.is_some());
+        self.totals.bytes += size.unwrap_or(0);
         Ok(())
     }
 }

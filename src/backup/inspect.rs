@@ -1,13 +1,15 @@
 //! An entry from what the file system says, all but the content.
 
 use crate::backup::walk::Found;
-use crate::model::{Entry, EntryKind, FileTime, Metadata};
+use crate::model::{Entry, EntryKind, FileTime, Metadata, ParseError};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::attributes::{self, OwnerNames};
 use crate::platform::fs;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 /// A change younger than this may be followed by another with the same time, so its stamp is not trusted: kernels count file
 /// times in steps of up to 10 ms.
@@ -15,13 +17,16 @@ const SETTLED_NANOS: i128 = 100_000_000;
 /// The same for a time without a fraction: FAT, ext4 with small inodes and some network file systems count in steps of up to 2 s.
 const SETTLED_COARSE_NANOS: i128 = 3_000_000_000;
 
-/// How an unchanged file is recognised, beside its size and mtime.
+/// How an unchanged entry is recognised: all that one system call says of it that any change would change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The inode's number.
-    pub inode: u64,
+    /// `f`, `d` or `l`: a file, a folder, a link.
+    kind: char,
+    inode: u64,
+    size: u64,
+    modified: FileTime,
     /// Time of the last change of anything.
-    pub changed: FileTime,
+    changed: FileTime,
 }
 
 impl Stamp {
@@ -34,7 +39,44 @@ impl Stamp {
 
     /// The stamp whether it is settled or not: enough to see that something changed, not that nothing did.
     pub fn at_this_moment(metadata: &fs::Metadata) -> Self {
-        Self { inode: attributes::inode(metadata), changed: attributes::changed(metadata) }
+        let kind = match () {
+            () if metadata.is_dir() => 'd',
+            () if metadata.is_symlink() => 'l',
+            () => 'f',
+        };
+        let (modified, changed) = (attributes::modified(metadata), attributes::changed(metadata));
+        Self { kind, inode: attributes::inode(metadata), size: metadata.len(), modified, changed }
+    }
+
+    /// The stamp in the head of an entry in the cache, before its group of links.
+    pub fn of_head(head: &str) -> Option<Self> {
+        let end = head.match_indices(' ').nth(4).map_or(head.len(), |(at, _)| at);
+        head[..end].parse().ok()
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {} {}", self.kind, self.inode, self.size, self.modified, self.changed)
+    }
+}
+
+impl FromStr for Stamp {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let parts = || {
+            let mut parts = text.split(' ');
+            let stamp = Self {
+                kind: parts.next()?.parse().ok().filter(|kind| ['f', 'd', 'l'].contains(kind))?,
+                inode: parts.next()?.parse().ok()?,
+                size: parts.next()?.parse().ok()?,
+                modified: parts.next()?.parse().ok()?,
+                changed: parts.next()?.parse().ok()?,
+            };
+            parts.next().is_none().then_some(stamp)
+        };
+        parts().ok_or_else(|| ParseError::new("stamp", text, "is not a kind, two numbers and two times"))
     }
 }
 

@@ -7,11 +7,11 @@
 //! Parcels are hashed out of order and collected in order: with each parcel the reader queues a one-shot channel, and the
 //! collector takes results from those. Every queue is bounded, so a slow network stops the reader.
 
-use crate::backup::cache::Cache;
+use crate::backup::cache::{Cache, CachedEntry};
 use crate::backup::collect::{Batch, Collected, Collector, Hashed, Item};
 use crate::backup::inspect::{self, Stamp};
 use crate::backup::lists::Lists;
-use crate::backup::plan::{PlanReader, Planned, Verdict};
+use crate::backup::plan::{PlanReader, Planned, Step, Verdict};
 use crate::backup::read::{self, Outcome, Piece};
 use crate::backup::{Error, Result, Roots};
 use crate::chunker::Chunker;
@@ -137,17 +137,15 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read_all(&mut self, mut plan: PlanReader) -> Result<()> {
         let mut chunker = Chunker::new(&self.source.parameters);
-        while let Some(planned) = plan.read_next()? {
+        while let Some(step) = plan.read_next()? {
             if self.source.shutdown.is_stopped() {
                 return Err(Error::Stopped);
             }
             self.source.monitor.count(Counter::Entries, 1);
-            let same = planned.verdict == Verdict::Same && self.is_known(&planned) && !self.is_wanted(&planned)?;
-            let flow = if planned.entry.is_file() && !same {
-                self.read_file(&mut chunker, planned)
-            } else {
-                self.source.monitor.count(Counter::Bytes, planned.entry.size());
-                self.push(Item::Ready(Box::new(planned)))
+            let flow = match step {
+                Step::Same(known) => self.same(&mut chunker, known)?,
+                Step::Look(planned) if planned.entry.is_file() => self.read_file(&mut chunker, *planned),
+                Step::Look(planned) => self.push(Item::Ready(planned)),
             };
             if flow.is_break() {
                 return Err(Error::Stopped);
@@ -156,25 +154,40 @@ impl Reader<'_> {
         if self.ship().is_break() { Err(Error::Stopped) } else { Ok(()) }
     }
 
+    /// An entry that is as it was; not read, unless that is needed to know all ids of it, or the receiver has lost something of it.
+    fn same(&mut self, chunker: &mut Chunker, known: CachedEntry) -> Result<ControlFlow<()>> {
+        let inside = known.inside().ok_or(Error::List)?;
+        let read = match (&inside.content, inside.size) {
+            (Some(content), _) => !self.is_known(content) || self.is_wanted(content)?,
+            // A file whose content is not known cannot be the same as it was.
+            (None, size) => size.is_some(),
+        };
+        if read {
+            let entry = known.entry().ok_or(Error::List)?;
+            let stamp = std::str::from_utf8(known.head()).ok().and_then(Stamp::of_head);
+            let planned = Planned { verdict: Verdict::Lost, stamp, entry, line: known.line().to_vec() };
+            return Ok(self.read_file(chunker, planned));
+        }
+        self.source.monitor.count(Counter::Bytes, inside.size.unwrap_or(0));
+        Ok(self.push(Item::Same(Box::new((known, inside)))))
+    }
+
     /// Whether all ids of a file that is the same are at hand.
-    fn is_known(&self, planned: &Planned) -> bool {
-        match &planned.entry.kind {
-            EntryKind::File { content: Some(Content::Indirect(stream)), .. } => {
-                self.source.cache.is_some_and(|cache| Lists::has(cache, stream))
-            }
-            _ => true,
+    fn is_known(&self, content: &Content) -> bool {
+        match content {
+            Content::Indirect(stream) => self.source.cache.is_some_and(|cache| Lists::has(cache, stream)),
+            Content::Inline(_) => true,
         }
     }
 
     /// Whether a file that is the same has to be read again, because the receiver has lost something of it.
-    fn is_wanted(&self, planned: &Planned) -> Result<bool> {
+    fn is_wanted(&self, content: &Content) -> Result<bool> {
         let wanted = match self.source.again {
             Again::Nothing => return Ok(false),
             Again::Everything => return Ok(true),
             Again::With(wanted) => wanted,
         };
         let has = |extent: &Extent| extent.chunk().is_some_and(|id| wanted.contains(&id));
-        let EntryKind::File { content: Some(content), .. } = &planned.entry.kind else { return Ok(false) };
         let list = match content {
             Content::Inline(extents) => return Ok(extents.iter().any(has)),
             Content::Indirect(list) => list,

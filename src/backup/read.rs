@@ -1,6 +1,7 @@
 //! One file, from the disk into chunks and holes.
 
 use crate::backup::inspect::Stamp;
+use crate::backup::zero_runs::DataRuns;
 use crate::chunker::Chunker;
 use crate::platform::clock::Clock;
 use crate::platform::fs::{File, Metadata};
@@ -57,12 +58,10 @@ pub fn read(
     }
     let stamp = Stamp::of(&metadata, clock.now());
     chunker.clear();
-    let read = if metadata.len() > 0 && attributes::may_have_holes(&metadata) {
-        read_sparse(&mut file, metadata.len(), chunker, each)
-    } else if metadata.len() <= u64::from(chunker.min()) {
+    let read = if metadata.len() <= u64::from(chunker.min()) {
         read_small(&mut file, metadata.len(), each)
     } else {
-        cut(&mut file, chunker, each)
+        read_large(DataRuns::new(&mut file, metadata.len(), attributes::may_have_holes(&metadata)), chunker, each)
     };
     let Some(size) = read.context("read", source)? else { return Ok(Outcome::Stopped) };
     let after = file.metadata().context("look at", source)?;
@@ -83,40 +82,29 @@ fn read_small(file: &mut File, size: u64, each: Each<'_>) -> io::Result<Option<u
     if bytes.is_empty() || each(piece(Bytes::from(bytes))).is_continue() { Ok(Some(read)) } else { Ok(None) }
 }
 
-fn cut(source: &mut impl Read, chunker: &mut Chunker, each: Each<'_>) -> io::Result<Option<u64>> {
-    let mut size = 0;
-    let mut ended = false;
-    while !ended {
-        ended = chunker.fill(source)?;
-        while let Some(chunk) = chunker.next_chunk(ended) {
-            size += chunk.len() as u64;
-            let piece =
-                if is_zero(chunk) { Piece::Hole(chunk.len() as u64) } else { piece(Bytes::copy_from_slice(chunk)) };
-            if each(piece).is_break() {
-                return Ok(None);
+/// Cuts what lies between long runs of zeros; a sparse file of 100 GB with 1 MB in it costs 1 MB.
+fn read_large(mut source: DataRuns<'_>, chunker: &mut Chunker, each: Each<'_>) -> io::Result<Option<u64>> {
+    loop {
+        let mut ended = false;
+        while !ended {
+            ended = chunker.fill(&mut source)?;
+            while let Some(chunk) = chunker.next_chunk(ended) {
+                let piece = if is_zero(chunk) {
+                    Piece::Hole(chunk.len() as u64)
+                } else {
+                    Piece::Chunk(Bytes::copy_from_slice(chunk))
+                };
+                if each(piece).is_break() {
+                    return Ok(None);
+                }
             }
         }
-    }
-    Ok(Some(size))
-}
-
-/// Reads only where there is data; a sparse file of 100 GB with 1 MB in it costs 1 MB.
-fn read_sparse(file: &mut File, size: u64, chunker: &mut Chunker, each: Each<'_>) -> io::Result<Option<u64>> {
-    let mut at = 0;
-    while let Some((start, end)) = attributes::next_data(file, at, size)? {
-        if start > at && each(Piece::Hole(start - at)).is_break() {
-            return Ok(None);
-        }
-        let Some(read) = cut(&mut Read::take(&mut *file, end - start), chunker, each)? else { return Ok(None) };
-        at = start + read;
-        if read < end - start {
-            return Ok(Some(at));
+        match source.zeros() {
+            Some(zeros) if each(Piece::Hole(zeros)).is_break() => return Ok(None),
+            Some(_) => {}
+            None => return Ok(Some(source.given())),
         }
     }
-    if size > at && each(Piece::Hole(size - at)).is_break() {
-        return Ok(None);
-    }
-    Ok(Some(size.max(at)))
 }
 
 fn piece(bytes: Bytes) -> Piece {
@@ -167,6 +155,31 @@ mod tests {
             assert!(joined(&found) == content);
         }
         assert_eq!(pieces(&path).0.iter().filter(|p| matches!(p, Piece::Chunk(_))).count(), 0);
+    }
+
+    #[test]
+    fn a_disk_image_is_cut_the_same_with_holes_without_and_behind_an_insertion() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sparse, dense, longer) = (folder.path().join("s"), folder.path().join("d"), folder.path().join("l"));
+        let noise: Vec<u8> = (0..100_000_u64).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        let mut image = vec![0; 10 << 20];
+        for (at, length) in [(1 << 20, 1 << 20), (3 << 20, 300_000), (5_000_000, 70_001), (8 << 20, 10)] {
+            image[at..at + length].copy_from_slice(&noise[..length]);
+        }
+        let file = File::create(&sparse).unwrap();
+        file.set_len(image.len() as u64).unwrap();
+        for (number, block) in image.chunks(4096).enumerate().filter(|(_, block)| block.iter().any(|b| *b != 0)) {
+            file.write_all_at(block, number as u64 * 4096).unwrap();
+        }
+        std::fs::write(&dense, &image).unwrap();
+        let (with_holes, without) = (pieces(&sparse).0, pieces(&dense).0);
+        assert!(joined(&with_holes) == image);
+        assert_eq!(with_holes, without);
+        image.splice(100..100, *b"seven b");
+        std::fs::write(&longer, &image).unwrap();
+        let chunks =
+            |pieces: Vec<Piece>| pieces.into_iter().filter(|p| matches!(p, Piece::Chunk(_))).collect::<Vec<_>>();
+        assert_eq!(chunks(pieces(&longer).0)[1..], chunks(with_holes));
     }
 
     #[test]

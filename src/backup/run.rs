@@ -1,7 +1,7 @@
 //! Carries out a plan: read and send, then sign and commit.
 
 use crate::backup::cache::Cache;
-use crate::backup::collect::{Collected, Collector, Remember};
+use crate::backup::collect::{Collected, Collector, Memory, Remember};
 use crate::backup::lists::Lists;
 use crate::backup::pipeline::{self, Again, Source};
 use crate::backup::send::{QUEUED_BATCHES, send};
@@ -123,6 +123,11 @@ impl Context {
         self.monitor.phase(Phase::Send);
         self.monitor.total(Counter::Bytes, self.plan.totals.bytes);
         self.monitor.total(Counter::Entries, self.plan.totals.entries);
+        if again == Again::Nothing
+            && let Some(collected) = self.as_before()
+        {
+            return self.commit(&*vault, collected, 0).await;
+        }
         let (batches, incoming) = mpsc::channel(QUEUED_BATCHES);
         let parameters = vault.parameters().chunker;
         let this = self.clone();
@@ -139,7 +144,7 @@ impl Context {
                 monitor: &*this.monitor,
                 shutdown: &this.shutdown,
             };
-            pipeline::run(&source, this.plan.entries()?, Collector::new(&parameters, remember), &batches)
+            pipeline::run(&source, this.plan.steps()?, Collector::new(&parameters, remember), &batches)
         });
         // Either half ends when the other does: the queue between them closes.
         let sending = tokio::select! {
@@ -150,6 +155,31 @@ impl Context {
         // When sending failed, the reader only knows that it was stopped; when reading failed, sending ended well.
         let uploaded_bytes = sending?;
         self.commit(&*vault, collected?, uploaded_bytes).await
+    }
+
+    /// When nothing is different and the parent is what the receiver has, its lists are those of the new snapshot: nothing is read,
+    /// cut, or asked for. The commit looks whether all of it is there, as after any other backup.
+    fn as_before(&self) -> Option<Collected> {
+        let head =
+            self.options.head.as_ref().filter(|head| self.plan.is_unchanged() && self.plan.parent == Some(head.id))?;
+        let record = signer::open_record(&head.signed).ok()?;
+        if record.totals != self.plan.totals {
+            return None;
+        }
+        self.monitor.count(Counter::Entries, record.totals.entries);
+        self.monitor.count(Counter::Bytes, record.totals.bytes);
+        self.monitor.count(Counter::Files, record.totals.files);
+        let Record { manifest, refs, totals, .. } = record;
+        Some(Collected { manifest, refs, totals, changes: Changes::default(), memory: Memory::Unchanged })
+    }
+
+    /// Keeps what was seen for the next backup.
+    fn remember(&self, memory: Memory, snapshot: &SnapshotId) -> Result<()> {
+        match (memory, &self.options.cache, &self.plan.parent) {
+            (Memory::Written(remember), ..) => remember.entries.finish(snapshot, remember.lists.used()),
+            (Memory::Unchanged, Some(cache), Some(parent)) => cache.hand_on(parent, snapshot),
+            _ => Ok(()),
+        }
     }
 
     async fn commit<V: Vault>(&self, vault: &V, collected: Collected, uploaded_bytes: u64) -> Result<Report> {
@@ -184,9 +214,7 @@ impl Context {
             let signed = self.options.signer.sign_record(&record);
             match vault.commit(signed.clone()).await {
                 Ok(snapshot) => {
-                    if let Some(remember) = collected.cache
-                        && let Err(error) = remember.entries.finish(&snapshot, remember.lists.used())
-                    {
+                    if let Err(error) = self.remember(collected.memory, &snapshot) {
                         self.monitor
                             .notice(format!("nothing is remembered of this backup, the next one reads all: {error}"));
                     }

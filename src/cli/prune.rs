@@ -12,7 +12,9 @@ use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::model::{Alias, SetName};
 use crate::platform::shutdown::Shutdown;
+use crate::store::prune::brake::Freeze;
 use crate::store::prune::choice::SetChoice;
+use crate::store::prune::freezes::Look;
 use crate::store::prune::{Amount, Obstacle, Prune, PrunePlan, PruneReport, Purpose};
 use crate::store::{Repository, Store};
 use serde_json::{Value, json};
@@ -71,9 +73,9 @@ fn release(
 ) -> Result<ExitStatus, Error> {
     let mut released = 0;
     for repository in policy.repositories(store)? {
-        for choice in policy.choices(context, &repository)?.iter().filter(|choice| choice.set == *set) {
+        for choice in policy.choices(context, &repository, Look::Keep)?.iter().filter(|choice| choice.set == *set) {
             for freeze in &choice.frozen {
-                repository.release(&freeze.snapshot())?;
+                repository.release(set, freeze)?;
                 released += 1;
                 output.event(
                     "released",
@@ -118,9 +120,12 @@ fn one(
         Some(obstacle) => {
             output.event("obstacle", json!({ "alias": alias, "problem": obstacle.to_string() }));
             output.talk(&format!("{alias}: {obstacle}"));
-            output.talk(
-                "hint: `lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has",
-            );
+            output.talk(match obstacle {
+                Obstacle::Clock { .. } => {
+                    "hint: set the clock right; if it is right now, `lan-backup prune --release SET` for each set"
+                }
+                _ => "hint: `lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has",
+            });
             Ok(false)
         }
     }
@@ -133,12 +138,7 @@ fn show_plan(alias: &Alias, plan: &PrunePlan, purpose: Purpose, output: &Output)
     };
     for choice in &plan.sets {
         for freeze in &choice.frozen {
-            output.event("frozen", json!({ "alias": alias, "set": choice.set, "snapshot": freeze.snapshot(), "problem": freeze.to_string() }));
-            output.talk(&format!("{alias}, set `{}`: nothing is forgotten, because {freeze}", choice.set));
-            output.talk(&format!(
-                "hint: if that was meant, `lan-backup prune --release {}`; if not, restore the one before it, which is kept",
-                crate::cli::send::quoted(choice.set.as_str())
-            ));
+            show_freeze(alias, &choice.set, freeze, output);
         }
         for snapshot in choice.unwanted() {
             output.line(&format!(
@@ -172,6 +172,20 @@ fn show_plan(alias: &Alias, plan: &PrunePlan, purpose: Purpose, output: &Output)
             size::bytes(plan.later.bytes),
         ));
     }
+}
+
+/// Shows why nothing is forgotten in a set.
+pub fn show_freeze(alias: &Alias, set: &SetName, freeze: &Freeze, output: &Output) {
+    let hint = freeze.hint(&crate::cli::send::quoted(set.as_str()));
+    output.event(
+        "frozen",
+        json!({
+            "alias": alias, "set": set, "snapshot": freeze.snapshot(), "reason": freeze.kind(), "problem": freeze.to_string(),
+            "hint": hint,
+        }),
+    );
+    output.talk(&format!("{alias}, set `{set}`: nothing is forgotten, because {freeze}"));
+    output.talk(&format!("hint: {hint}"));
 }
 
 fn show_report(alias: &Alias, report: &PruneReport, output: &Output) {

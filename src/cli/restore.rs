@@ -6,6 +6,7 @@ use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
 use crate::cli::size;
+use crate::cli::status::described;
 use crate::daemon::locate::{Located, locate};
 use crate::daemon::retrieve::{self, Opened};
 use crate::daemon::service::open_store;
@@ -206,6 +207,11 @@ impl Work<'_> {
                     "warning: nobody this device knows has signed this snapshot; it is consistent, but unverified",
                 );
             }
+        }
+        if let Some(mark) = opened.marks.iter().find(|mark| mark.snapshot == snapshot.info.id) {
+            output.event("damaged", json!({ "mark": mark }));
+            output.talk(&format!("careful: {}", described(mark)));
+            output.talk("hint: all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit");
         }
         let options = PlanOptions {
             snapshot: snapshot.info.id,

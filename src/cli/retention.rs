@@ -3,11 +3,13 @@
 use crate::cli::ExitStatus;
 use crate::cli::keep::{KeepArgs, NO_RULES};
 use crate::cli::output::Output;
+use crate::cli::prune::show_freeze;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
 use crate::daemon::Error;
 use crate::daemon::service::open_store;
+use crate::store::prune::freezes::Look;
 use serde_json::json;
 
 /// Show which snapshots the keep rules want and why, and which `prune` would forget
@@ -29,8 +31,11 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     let (mut staying, mut unwanted) = (0, 0);
     for repository in policy.repositories(&store)? {
         let alias = repository.alias();
-        for choice in policy.choices(&context, &repository)? {
+        for choice in policy.choices(&context, &repository, Look::Known)? {
             output.line(&format!("{alias}, set `{}`: keep {}", choice.set, choice.keep));
+            for freeze in &choice.frozen {
+                show_freeze(&alias, &choice.set, freeze, output);
+            }
             let mut lines = Vec::new();
             for snapshot in &choice.snapshots {
                 let reasons: Vec<String> = snapshot.reasons.iter().map(ToString::to_string).collect();

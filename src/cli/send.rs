@@ -187,18 +187,11 @@ pub async fn to_phone(
 
 fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {
     let plan = &prepared.plan;
-    let mut entries = plan.entries()?;
-    while let Some(planned) = entries.read_next()? {
-        let mark = match planned.verdict {
-            Verdict::Same => continue,
-            Verdict::New => "new",
-            Verdict::Changed(_) => "changed",
-        };
-        if planned.entry.is_file() {
-            output
-                .row(&json!({ "path": planned.entry.path.to_string(), "state": mark, "bytes": planned.entry.size() }));
-            output.line(&format!("{mark:>8}  {}  ({})", planned.entry.path, size::bytes(planned.entry.size())));
-        }
+    for planned in plan.files_to_read()? {
+        let planned = planned?;
+        let mark = if planned.verdict == Verdict::New { "new" } else { "changed" };
+        output.row(&json!({ "path": planned.entry.path.to_string(), "state": mark, "bytes": planned.entry.size() }));
+        output.line(&format!("{mark:>8}  {}  ({})", planned.entry.path, size::bytes(planned.entry.size())));
     }
     let (totals, changes) = (plan.totals, plan.changes);
     output.event(

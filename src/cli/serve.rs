@@ -5,6 +5,7 @@ use crate::cli::devices::copied;
 use crate::cli::face::{choices, describe};
 use crate::cli::output::Output;
 use crate::cli::progress::TICK;
+use crate::cli::prune::show_freeze;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
@@ -55,6 +56,9 @@ pub struct Args {
     /// A file with the PIN that LocalSend apps must type; not the PIN of pairing
     #[arg(long, value_name = "FILE")]
     localsend_pin_file: Option<PathBuf>,
+    /// Take files from LocalSend apps with encryption turned off, too: everybody on the way can read and change them
+    #[arg(long)]
+    localsend_http: bool,
     /// Save such files here as plain files, too
     #[arg(long, value_name = "DIR")]
     inbox: Option<PathBuf>,
@@ -95,8 +99,13 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         LocalSendArg::Accept => LocalSend::Accept,
         LocalSendArg::Off => LocalSend::Off,
     });
-    let localsend =
-        InboxOptions { mode, keep: args.localsend_keep, pin_file: args.localsend_pin_file, inbox: args.inbox };
+    let localsend = InboxOptions {
+        mode,
+        keep: args.localsend_keep,
+        pin_file: args.localsend_pin_file,
+        plain_http: args.localsend_http,
+        inbox: args.inbox,
+    };
     let options = ServeOptions { store: args.store, port: args.port, accept, localsend };
     let mut service = Service::start(&context, options).await?;
     greet(&context, &service, &output);
@@ -137,6 +146,7 @@ async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
                 verify::tell_snapshot(&snapshot, &output);
                 output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
             }
+            News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),
             News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
         }
     }
@@ -173,7 +183,7 @@ fn greet(context: &Context, service: &Service, output: &Output) {
 }
 
 /// Where this device can be called, loopback only when it is bound to that.
-fn addresses(bind: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
+pub fn addresses(bind: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
     if let Some(bind) = bind.filter(|bind| !bind.is_unspecified()) {
         return vec![SocketAddr::new(bind, port)];
     }

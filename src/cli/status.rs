@@ -2,6 +2,7 @@
 
 use crate::cli::ExitStatus;
 use crate::cli::output::Output;
+use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
@@ -9,6 +10,7 @@ use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
 use crate::signer;
+use crate::store::prune::freezes::Look;
 use crate::store::rhythm::overdue_since;
 use crate::store::{Mark, RecoveryReport, Repository};
 use serde_json::json;
@@ -93,6 +95,20 @@ async fn kept(context: &Context, store: Option<PathBuf>, output: &Output) -> Res
     let mut healthy = recovery.is_harmless();
     for repository in store.repositories() {
         healthy &= health(&repository, output)?;
+        for (set, freezes) in repository.freezes(Look::Known, &|| false)? {
+            for freeze in freezes {
+                let hint = freeze.hint(&quoted(set.as_str()));
+                output.row(&json!({
+                    "kind": "frozen", "alias": repository.alias(), "set": set, "snapshot": freeze.snapshot(), "reason": freeze.kind(),
+                    "problem": freeze.to_string(), "hint": hint,
+                }));
+                output.line(&format!(
+                    "  STOPPED: nothing of `{set}` of {} is forgotten, because {freeze}",
+                    repository.alias()
+                ));
+                output.line(&format!("    {hint}"));
+            }
+        }
         let (alias, stored) = (repository.alias(), repository.stored_bytes()?);
         let mut snapshots = repository.snapshots()?;
         snapshots.retain(|snapshot| snapshot.forgotten.is_none());

@@ -7,7 +7,7 @@ use crate::client::exchange::{Call, Payload};
 use crate::client::{Client, Error, Result};
 use crate::model::Fingerprint;
 use crate::protocol::localsend::{FilesWanted, MAX_PREPARE_BYTES, PrepareFiles};
-use crate::protocol::paths;
+use crate::protocol::{paths, percent};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 
 /// A person has to look up and touch a screen: longer than any app waits itself.
 const PERSON: Duration = Duration::from_mins(11);
-/// The longest PIN that is sent.
-const MAX_PIN_CHARS: usize = 64;
+/// The longest PIN, id or token that is sent.
+const MAX_PARAMETER_CHARS: usize = 512;
 
 /// What became of an offer.
 #[derive(Clone, Debug)]
@@ -81,27 +81,7 @@ impl Client {
     }
 }
 
-/// For a query: letters and digits stay, every other byte is `%XX`.
+/// For a query; what a peer gave us to send back is not passed on without a bound.
 fn encoded(text: &str) -> String {
-    use std::fmt::Write;
-    let mut query = String::new();
-    for byte in text.chars().take(MAX_PIN_CHARS.max(512)).collect::<String>().bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            query.push(char::from(byte));
-        } else {
-            let _ = write!(query, "%{byte:02X}");
-        }
-    }
-    query
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_in_a_query_is_taken_for_something_else() {
-        assert_eq!(encoded("aZ09-_.~"), "aZ09-_.~");
-        assert_eq!(encoded("a&b=c d/ü"), "a%26b%3Dc%20d%2F%C3%BC");
-    }
+    percent::encoded(text.chars().take(MAX_PARAMETER_CHARS).collect::<String>().as_bytes())
 }

@@ -12,6 +12,7 @@ use crate::daemon::{Context, Error, Result};
 use crate::identity::Expect;
 use crate::model::{Alias, FileTime, Fingerprint};
 use crate::monitor::{Counter, Fault, Monitor, Phase};
+use crate::platform::clock::SystemClock;
 use crate::platform::shutdown::Shutdown;
 use crate::platform::{attributes, fs};
 use crate::protocol::Announcement;
@@ -330,7 +331,7 @@ fn collect(paths: &[PathBuf], filter: &FilterOptions, monitor: &dyn Monitor) -> 
     let skip = |source: &Path, problem: &str| {
         monitor.fault(Fault { subject: source.display().to_string(), problem: problem.to_owned() });
     };
-    for found in Walk::new(&roots, &filter, monitor) {
+    for found in Walk::new(&roots, &filter, &SystemClock, monitor) {
         if found.metadata.is_dir() {
             continue;
         }

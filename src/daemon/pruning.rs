@@ -6,6 +6,7 @@ use crate::daemon::{Context, Error, Result};
 use crate::model::{Keep, SetName};
 use crate::store::prune::PruneOptions;
 use crate::store::prune::choice::{SetChoice, choose};
+use crate::store::prune::freezes::Look;
 use crate::store::{Repository, Store};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
@@ -70,8 +71,9 @@ impl Policy {
     ///
     /// # Errors
     /// The disk's.
-    pub fn choices(&self, context: &Context, repository: &Repository) -> Result<Vec<SetChoice>> {
+    pub fn choices(&self, context: &Context, repository: &Repository, look: Look) -> Result<Vec<SetChoice>> {
         let rules = |set: &SetName| self.keep_for(repository, set);
-        Ok(choose(repository, &rules, context.clock.now(), &TimeZone::system())?)
+        let freezes = repository.freezes(look, &|| false)?;
+        Ok(choose(repository, &rules, context.clock.now(), &TimeZone::system(), freezes)?)
     }
 }

@@ -11,7 +11,7 @@ use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::session::{PrepareDownload, SessionAnswer, SessionState};
 use crate::restore::chain::{self, Break, Checked};
-use crate::store::{LocalVault, Store};
+use crate::store::{LocalVault, Mark, Store};
 use crate::vault::Vault;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Opened<V> {
     pub snapshots: Vec<Checked>,
     /// What does not fit, in sentences; to be shouted.
     pub alarms: Vec<String>,
+    /// What is known here about snapshots that have lost something; another holder keeps that to itself.
+    pub marks: Vec<Mark>,
     session: Option<(Client, SessionId, KeepAlive)>,
 }
 
@@ -74,7 +76,7 @@ pub async fn open_remote(
     }
     let session = Some((client, answer.session, alive));
     let (owner, alias, owner_log) = (listed.owner, listed.alias, listed.owner_log);
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, session })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks: Vec::new(), session })
 }
 
 /// Waits until a person has decided about a session that waits for one. When that is not to be, the session is ended, so that
@@ -151,8 +153,9 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
     let (owner, alias, owner_log) = (repository.owner(), repository.alias(), repository.owner_log());
     let (snapshots, mut alarms) = checked(context, repository.id(), &owner_log, &repository.snapshots()?, Holder::This);
     alarms.extend(repository.lost_records()?);
+    let marks = repository.health()?.damaged;
     let vault = Arc::new(LocalVault::new(repository, context.identity.fingerprint()));
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, session: None })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, session: None })
 }
 
 /// Who says whose a repository is.

@@ -35,7 +35,7 @@ pub struct ScrubOptions {
     pub store: Store,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Bytes a second; 0 for never.
+    /// Bytes a second; with 0 nothing is read, and only the brake is looked at.
     pub rate: u64,
     /// How long to wait before it begins.
     pub delay: Duration,
@@ -56,10 +56,8 @@ impl Scrub {
         let (sender, news) = mpsc::channel(QUEUED_NEWS);
         let stopping = shutdown.clone();
         let task = tokio::spawn(async move {
-            if options.rate > 0 {
-                let scrubbing = run(options, sender, stopping.clone());
-                scrubbing.await;
-            }
+            let scrubbing = run(options, sender, stopping.clone());
+            scrubbing.await;
         });
         Self { shutdown, task, news: Some(news) }
     }
@@ -89,6 +87,7 @@ fn pause(step: &Step, rate: u64, now: Timestamp) -> Duration {
 async fn run(options: ScrubOptions, news: mpsc::Sender<News>, shutdown: Shutdown) {
     let scrubber = Arc::new(Mutex::new(Scrubber::new(options.store.clone())));
     let mut wait = options.delay;
+    let mut looked: Option<std::time::Instant> = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -99,9 +98,17 @@ async fn run(options: ScrubOptions, news: mpsc::Sender<News>, shutdown: Shutdown
             continue;
         }
         let (working, stopping, now) = (scrubber.clone(), shutdown.clone(), options.clock.now());
+        let (reads, instant) = (options.rate > 0, options.clock.instant());
+        let brake = looked.is_none_or(|at| instant.saturating_duration_since(at) >= IDLE_PAUSE);
         let step = tokio::task::spawn_blocking(move || {
-            working.lock().unwrap_or_else(PoisonError::into_inner).step(now, &stopping)
+            let mut scrubber = working.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut news = if brake { scrubber.look_at_brake(&stopping)? } else { Vec::new() };
+            let rest = Step { rest_until: Some(Timestamp::MAX), ..Step::default() };
+            let step = if reads { scrubber.step(now, &stopping)? } else { rest };
+            news.extend(step.news);
+            Ok(Step { news, ..step })
         });
+        looked = if brake { Some(instant) } else { looked };
         wait = match step.await {
             Ok(Ok(step)) => {
                 let wait = pause(&step, options.rate, now);
@@ -139,6 +146,9 @@ fn tell(news: &News) {
             snapshot = %hit.snapshot, alias = %hit.alias, files = hit.files.len() as u64 + hit.more_files,
             "a snapshot has lost something"
         ),
+        News::Frozen { alias, set, freeze } => {
+            tracing::error!(%alias, %set, reason = %freeze, "nothing of this set is forgotten until a person has looked");
+        }
         News::Healed { alias, mark } => tracing::info!(snapshot = %mark.snapshot, %alias, "a snapshot is whole again"),
     }
 }

@@ -17,11 +17,12 @@ use crate::protocol::Announcement;
 use crate::server::{
     self, AcceptMode, Desk, LocalSendMode, LocalSendOptions, LocalSendPin, ServerEvent, ServerHandle, ServerOptions,
 };
+use crate::store::layout::{REPOSITORIES, STORE_FILE};
 use crate::store::scrubber::News;
 use crate::store::{RecoveryReport, Store};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -197,6 +198,8 @@ pub struct InboxOptions {
     pub keep: Option<InboxKeep>,
     /// A file with the PIN.
     pub pin_file: Option<PathBuf>,
+    /// Apps without TLS may send, too.
+    pub plain_http: bool,
     /// Where plain files go; naming it means that they are saved, too.
     pub inbox: Option<PathBuf>,
 }
@@ -227,14 +230,15 @@ impl InboxOptions {
             server::sweep_inbox(&inbox, &*context.clock);
         }
         let phones = Some(PhoneBook::new(context.home.phones()));
-        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), phones })
+        let plain_http = self.plain_http || settings.localsend_http.unwrap_or(false);
+        Ok(LocalSendOptions { mode, keep, pin, inbox: Some(inbox), plain_http, phones })
     }
 }
 
 /// Where the store of this device lies for a command: the one that was named, else that of a running `serve`, else the usual one.
 ///
 /// # Errors
-/// There is none; commands that only look make none.
+/// There is none, or the folder holds something else; commands that only look make none.
 pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result<PathBuf> {
     let folder = match (chosen, control::ask(&context.home, &control::Request::Status).await) {
         (Some(folder), _) => folder,
@@ -248,7 +252,24 @@ pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result
             "`--store DIR` names another place; `lan-backup serve` begins to keep backups",
         ));
     }
+    if !is_store(&folder)? {
+        let message = format!("`{}` is no store: there is no `{STORE_FILE}` in it", folder.display());
+        let below = folder.join("store");
+        let hint = if is_store(&below)? {
+            format!("`--store {}` is one", below.display())
+        } else {
+            "`--store DIR` names the folder that holds one; `lan-backup serve --store DIR` and `lan-backup copy … DIR` make one"
+                .to_owned()
+        };
+        return Err(Error::usage(message, hint));
+    }
     Ok(folder)
+}
+
+/// Whether backups are kept in a folder. A store that has lost its `store.json` is one: opening it makes another.
+fn is_store(folder: &Path) -> Result<bool> {
+    let there = |name: &str| Ok::<_, Error>(platform::fs::metadata_if_there(&folder.join(name))?.is_some());
+    Ok(there(STORE_FILE)? || there(REPOSITORIES)?)
 }
 
 /// Opens the store of this device for a command.
@@ -361,7 +382,11 @@ fn listen(bind: Option<IpAddr>, port: Option<u16>) -> Result<(TcpListener, bool)
     }
 }
 
-fn open_listener(bind: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+/// Listens on the address that this device is bound to, or on all.
+///
+/// # Errors
+/// The system's.
+pub fn open_listener(bind: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     match bind {
         Some(address) => TcpListener::bind(SocketAddr::new(address, port)),
         // One socket for both families, and IPv4 alone where the system has no IPv6.

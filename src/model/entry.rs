@@ -99,6 +99,33 @@ impl Entry {
     }
 }
 
+/// What a line says about what is in a file, for those who need nothing else of it.
+#[derive(Debug)]
+pub struct Inside {
+    /// Number of plain bytes; `None` for a folder or a link.
+    pub size: Option<u64>,
+    /// Its content, if it is known.
+    pub content: Option<Content>,
+}
+
+impl Inside {
+    /// Reads it from a line of the manifest that was made here. The message is the parser's.
+    pub fn of_line(line: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Part {
+            #[serde(default)]
+            size: Option<u64>,
+            #[serde(default)]
+            content: Option<Vec<Extent>>,
+            #[serde(default)]
+            content_list: Option<Stream>,
+        }
+        let Part { size, content, content_list } = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        Ok(Self { size, content: content.map(Content::Inline).or(content_list.map(Content::Indirect)) })
+    }
+}
+
 /// The JSON form. Unknown fields are ignored; `ext` is reserved for what later versions add.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -310,6 +337,11 @@ mod tests {
             let line = serde_json::to_string(&entry).unwrap();
             prop_assert!(!line.contains('\n'));
             prop_assert_eq!(Entry::path_of(line.as_bytes()).unwrap(), entry.path.clone());
+            let inside = Inside::of_line(line.as_bytes()).unwrap();
+            match &entry.kind {
+                EntryKind::File { size, content, .. } => prop_assert_eq!((inside.size, &inside.content), (Some(*size), content)),
+                _ => prop_assert!(inside.size.is_none() && inside.content.is_none()),
+            }
             prop_assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
         }
     }

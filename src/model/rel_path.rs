@@ -111,6 +111,16 @@ impl RelPath {
         &self.0
     }
 
+    /// The order against a path that is given by its bytes and was checked before.
+    pub fn cmp_bytes(&self, other: &[u8]) -> Ordering {
+        if self.0 == other {
+            return Ordering::Equal;
+        }
+        // No component holds a NUL, so reading `/` as NUL makes the plain bytewise order the order per component.
+        let key = |b: &u8| if *b == b'/' { 0 } else { *b };
+        self.0.iter().map(key).cmp(other.iter().map(key))
+    }
+
     /// The number of components, at least 1.
     pub fn depth(&self) -> usize {
         1 + self.0.iter().filter(|b| **b == b'/').count()
@@ -142,9 +152,7 @@ impl RelPath {
 
 impl Ord for RelPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // No component holds a NUL, so reading `/` as NUL makes the plain bytewise order the order per component.
-        let key = |b: &u8| if *b == b'/' { 0 } else { *b };
-        self.0.iter().map(key).cmp(other.0.iter().map(key))
+        self.cmp_bytes(&other.0)
     }
 }
 

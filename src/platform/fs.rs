@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-pub use std::fs::{File, Metadata};
+pub use std::fs::{DirEntry, File, Metadata};
 
 /// Opens for reading.
 pub fn open(path: &Path) -> Result<File> {
@@ -75,6 +75,12 @@ pub fn read_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
     entries.map(|entry| entry.map(|entry| entry.file_name()).context("list", path)).collect()
 }
 
+/// What is in a folder, unsorted. The folder stays open as long as one of them is there.
+pub fn read_dir_entries(path: &Path) -> Result<Vec<DirEntry>> {
+    let entries = fs::read_dir(path).context("list", path)?;
+    entries.map(|entry| entry.context("list", path)).collect()
+}
+
 /// What an entry of a folder is, links not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -90,7 +96,7 @@ pub enum Kind {
 /// of many thousand files is listed without reading their inodes.
 pub fn read_dir_kinds(path: &Path) -> Result<Vec<(std::ffi::OsString, Kind)>> {
     let entries = fs::read_dir(path).context("list", path)?;
-    let kind = |entry: fs::DirEntry| {
+    let kind = |entry: DirEntry| {
         let kind = match entry.file_type()? {
             kind if kind.is_file() => Kind::File,
             kind if kind.is_dir() => Kind::Folder,
@@ -98,7 +104,7 @@ pub fn read_dir_kinds(path: &Path) -> Result<Vec<(std::ffi::OsString, Kind)>> {
         };
         Ok((entry.file_name(), kind))
     };
-    let kind = |entry: std::io::Result<fs::DirEntry>| match entry.and_then(kind) {
+    let kind = |entry: std::io::Result<DirEntry>| match entry.and_then(kind) {
         // Gone since the folder was read.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         other => Some(other.context("list", path)),

@@ -33,13 +33,19 @@ impl Lines {
     /// The next line without its newline; `None` after the last.
     pub fn read_next(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
+        Ok(self.read_into(&mut line)?.then_some(line))
+    }
+
+    /// Puts the next line into `line`; whether there was one.
+    pub fn read_into(&mut self, line: &mut Vec<u8>) -> Result<bool> {
+        line.clear();
         // Twice the limit of a manifest line leaves room for what stands before it.
         let limit = 2 * MAX_ENTRY_LINE_BYTES as u64;
         let mut bounded = Read::take(&mut self.reader.0, limit);
-        bounded.read_until(b'\n', &mut line).context("read", &self.path)?;
+        bounded.read_until(b'\n', line).context("read", &self.path)?;
         match line.pop() {
-            None => Ok(None),
-            Some(b'\n') => Ok(Some(line)),
+            None => Ok(false),
+            Some(b'\n') => Ok(true),
             Some(_) => Err(self.damaged()),
         }
     }
@@ -77,9 +83,9 @@ impl LineWriter {
     }
 
     /// Adds a line: a head without tab or newline, a tab, a body without newline.
-    pub fn write(&mut self, head: &str, body: &[u8]) -> Result<()> {
+    pub fn write(&mut self, head: &[u8], body: &[u8]) -> Result<()> {
         if let Some(encoder) = &mut self.encoder {
-            let written = encoder.write_all(head.as_bytes()).and_then(|()| encoder.write_all(b"\t"));
+            let written = encoder.write_all(head).and_then(|()| encoder.write_all(b"\t"));
             let written = written.and_then(|()| encoder.write_all(body)).and_then(|()| encoder.write_all(b"\n"));
             written.context("write", &self.path)?;
         }

@@ -175,6 +175,19 @@ fn timestamps(time: FileTime) -> Timestamps {
     Timestamps { last_access: stamp, last_modification: stamp }
 }
 
+/// Whether an error only means that there is nothing that may be opened: nothing at all, a link, a socket, a folder that is a file.
+pub fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::NotFound | K::NotADirectory | K::InvalidInput)
+        || [Errno::LOOP, Errno::NXIO].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// When something that was looked at was changed last.
+pub fn modified(metadata: &Metadata) -> FileTime {
+    use cap_std::fs::MetadataExt;
+    FileTime::new(metadata.mtime(), metadata.mtime_nsec() as u32)
+}
+
 /// Gives an open file its mode.
 pub fn set_permissions(file: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?)

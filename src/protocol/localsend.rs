@@ -3,6 +3,7 @@
 //! Lenient in what is read, because apps of five years send it: fields that are not needed may be missing, unknown ones are
 //! ignored. What is read here is a stranger's and becomes a checked type before anything is done with it.
 
+use crate::model::Alias;
 use crate::protocol::Announcement;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +68,36 @@ pub struct FilesWanted {
     pub session_id: String,
     /// A token for each file that shall come.
     pub files: BTreeMap<String, String>,
+}
+
+/// Who gives files, in `info` and `prepare-download` of a share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DownloadInfo {
+    /// What the device calls itself.
+    pub alias: Alias,
+    /// LocalSend's protocol version.
+    pub version: String,
+    /// Free text.
+    pub device_model: String,
+    /// One of LocalSend's words.
+    pub device_type: String,
+    /// Names nobody: nothing proves it.
+    pub fingerprint: String,
+    /// These calls are there.
+    pub download: bool,
+}
+
+/// The answer to `prepare-download`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesOffered {
+    /// Who gives.
+    pub info: DownloadInfo,
+    /// Goes into each `download`.
+    pub session_id: String,
+    /// What there is.
+    pub files: BTreeMap<String, FileOffer>,
 }
 
 /// The body of an answer that is no success.

@@ -33,6 +33,8 @@ pub const PREPARE_DOWNLOAD: &str = "/api/lan-backup/v1/prepare-download";
 /// `POST`: fetch chunks.
 pub const CHUNKS: &str = "/api/lan-backup/v1/chunks";
 
+/// What all of LocalSend's calls begin with.
+pub const LOCALSEND_PREFIX: &str = "/api/localsend/";
 /// LocalSend's `register`; answered the same way, so that a scan finds both kinds of device.
 pub const LOCALSEND_REGISTER: &str = "/api/localsend/v2/register";
 /// LocalSend's `info`, version 2.
@@ -46,6 +48,11 @@ pub const LOCALSEND_PREPARE_UPLOAD: &str = "/api/localsend/v2/prepare-upload";
 pub const LOCALSEND_UPLOAD: &str = "/api/localsend/v2/upload";
 /// `POST`: end a LocalSend session.
 pub const LOCALSEND_CANCEL: &str = "/api/localsend/v2/cancel";
+
+/// `POST`: what a share gives, on its own listener only.
+pub const LOCALSEND_PREPARE_DOWNLOAD: &str = "/api/localsend/v2/prepare-download";
+/// `GET`: one file of a share.
+pub const LOCALSEND_DOWNLOAD: &str = "/api/localsend/v2/download";
 
 /// Names the session in every call that needs one. A header, because query strings end up in logs.
 pub const SESSION_HEADER: &str = "lan-backup-session";

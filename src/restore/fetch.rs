@@ -5,12 +5,12 @@
 //! order, that is nearly the order of the plan.
 
 use crate::codec::Decoder;
-use crate::manifest::ExtentReader;
 use crate::manifest::stream_reader::open;
 use crate::model::limits::{FETCH_TARGET_BYTES, MAX_BLOCK_PLAIN_BYTES, MAX_FETCH_IDS};
-use crate::model::{ChunkId, Content, EntryKind, Extent};
+use crate::model::{ChunkId, EntryKind, Extent};
 use crate::monitor::{Counter, Monitor};
 use crate::restore::action::{Action, Planned};
+use crate::restore::content::Extents;
 use crate::restore::{Error, Result};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
@@ -72,12 +72,6 @@ pub struct Loader<V> {
     ended: bool,
 }
 
-#[derive(Debug)]
-enum Extents<V> {
-    Inline(std::vec::IntoIter<Extent>),
-    Indirect(Box<ExtentReader<V>>),
-}
-
 impl<V: Vault> Loader<V> {
     /// Takes entries from `plan`.
     pub fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>) -> Self {
@@ -91,11 +85,7 @@ impl<V: Vault> Loader<V> {
     pub async fn next(&mut self) -> Result<Option<Load>> {
         while !self.ended && !self.is_full() {
             if let Some(extents) = &mut self.extents {
-                let next = match extents {
-                    Extents::Inline(list) => Ok(list.next()),
-                    Extents::Indirect(reader) => reader.next().await,
-                };
-                match next {
+                match extents.next().await {
                     Ok(Some(extent)) => self.extent(extent),
                     Ok(None) if self.left == 0 => self.close(Step::End),
                     Ok(None) => self.close(Step::Lost(WRONG_SIZE.to_owned())),
@@ -156,9 +146,8 @@ impl<V: Vault> Loader<V> {
         self.left = *size;
         self.load.steps.push(Step::Begin(Box::new(planned)));
         match content {
-            Some(Content::Inline(extents)) => self.extents = Some(Extents::Inline(extents.into_iter())),
-            Some(Content::Indirect(list)) => match ExtentReader::new(self.vault.clone(), &list) {
-                Ok(reader) => self.extents = Some(Extents::Indirect(Box::new(reader))),
+            Some(content) => match Extents::of(&self.vault, content) {
+                Ok(extents) => self.extents = Some(extents),
                 Err(error) => self.close(Step::Lost(error.to_string())),
             },
             None => self.close(Step::Lost("the snapshot does not say what is in it".to_owned())),
@@ -180,7 +169,7 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     let Load { steps, wanted, .. } = load;
     let mut lost = HashMap::new();
     let bytes = wanted.values().sum();
-    let mut chunks = match fetch_ids(&*vault, wanted.keys().copied().collect(), bytes).await {
+    let mut chunks = match checked_chunks(&*vault, wanted.keys().copied().collect(), bytes).await {
         Ok(chunks) => chunks,
         Err(error) if is_fatal(&error) => return Err(error.into()),
         Err(_) => HashMap::new(),
@@ -189,7 +178,7 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
         if chunks.contains_key(&id) {
             continue;
         }
-        match fetch_ids(&*vault, vec![id], bytes).await.map(|mut found| found.remove(&id)) {
+        match checked_chunks(&*vault, vec![id], bytes).await.map(|mut found| found.remove(&id)) {
             Ok(Some(found)) if found.len() as u64 <= bytes => drop(chunks.insert(id, found)),
             // Not kept: of thousands of them nobody would know how much they are together.
             Ok(Some(_)) => drop(lost.insert(id, WRONG_LENGTH.to_owned())),
@@ -202,7 +191,12 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
     Ok(Fetched { steps, chunks, lost })
 }
 
-async fn fetch_ids<V: Vault>(vault: &V, ids: Vec<ChunkId>, bytes: u64) -> vault::Result<HashMap<ChunkId, Bytes>> {
+/// Fetches and checks chunks, all in one call; what did not come is not among them.
+pub(crate) async fn checked_chunks<V: Vault>(
+    vault: &V,
+    ids: Vec<ChunkId>,
+    bytes: u64,
+) -> vault::Result<HashMap<ChunkId, Bytes>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }

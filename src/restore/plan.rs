@@ -405,7 +405,7 @@ impl<'a, V: Vault> Planner<'a, V> {
 
     fn write(&mut self, action: &Action, entry: &Entry) -> Result<()> {
         let action = serde_json::to_string(action).expect("an action has only string keys");
-        Ok(self.lines.write(&action, &manifest::encode(entry))?)
+        Ok(self.lines.write(action.as_bytes(), &manifest::encode(entry))?)
     }
 }
 

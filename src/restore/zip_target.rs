@@ -1,35 +1,60 @@
-//! Restores into a zip file, for a person who wants one thing to carry away. Written beside its place and renamed when whole.
+//! Restores into a zip, for a person who wants one thing to carry away: a file, written beside its place and renamed when whole, or
+//! a stream to somebody who reads it as it comes.
+//!
+//! A file that cannot be read to its end is taken out of a zip file again. Of a stream nothing can be taken back, so there it ends
+//! everything: what comes out must never look whole.
 
 use crate::model::{EntryKind, Metadata};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::durable::{Access, Staged};
+use crate::platform::shutdown::Shutdown;
 use crate::restore::action::{Action, Planned};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
-use zip::write::SimpleFileOptions;
+use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
 /// Zeros written at a time where a file has a hole; zip has none.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Writes one zip file.
-pub struct ZipTarget {
-    // `None` once finished.
-    zip: Option<ZipWriter<Staged>>,
-    monitor: Arc<dyn Monitor>,
+/// Where a zip goes.
+pub trait Sink: Write + Seek + Send {
+    /// The zip is whole.
+    fn close(self) -> io::Result<()>;
 }
 
-impl fmt::Debug for ZipTarget {
+impl Sink for Staged {
+    fn close(self) -> io::Result<()> {
+        self.commit().map_err(io::Error::other)
+    }
+}
+
+impl<W: Write + Send> Sink for StreamWriter<W> {
+    fn close(self) -> io::Result<()> {
+        self.into_inner().flush()
+    }
+}
+
+/// Writes one zip.
+pub struct ZipTarget<S: Sink> {
+    // `None` once finished, or given up.
+    zip: Option<ZipWriter<S>>,
+    monitor: Arc<dyn Monitor>,
+    // For a stream: what is ended with it.
+    stop: Option<Shutdown>,
+}
+
+impl<S: Sink> fmt::Debug for ZipTarget<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ZipTarget")
     }
 }
 
-impl ZipTarget {
+impl ZipTarget<Staged> {
     /// Writes to `path`, which must not be there: a zip is never replaced by another.
     ///
     /// # Errors
@@ -42,10 +67,19 @@ impl ZipTarget {
             )));
         }
         let staged = Staged::create(path, Access::Usual)?;
-        Ok(Self { zip: Some(ZipWriter::new(staged)), monitor })
+        Ok(Self { zip: Some(ZipWriter::new(staged)), monitor, stop: None })
     }
+}
 
-    fn zip(&mut self) -> io::Result<&mut ZipWriter<Staged>> {
+impl<W: Write + Send> ZipTarget<StreamWriter<W>> {
+    /// Writes to somebody who takes it as it comes; `stop` is given when it cannot be whole.
+    pub fn stream(writer: W, monitor: Arc<dyn Monitor>, stop: Shutdown) -> Self {
+        Self { zip: Some(ZipWriter::new_stream(writer)), monitor, stop: Some(stop) }
+    }
+}
+
+impl<S: Sink> ZipTarget<S> {
+    fn zip(&mut self) -> io::Result<&mut ZipWriter<S>> {
         self.zip.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
@@ -76,7 +110,7 @@ fn options(metadata: &Metadata) -> SimpleFileOptions {
     time.map_or(options, |time| options.last_modified_time(time))
 }
 
-impl Target for ZipTarget {
+impl<S: Sink> Target for ZipTarget<S> {
     fn folder(&mut self, planned: &Planned) -> io::Result<()> {
         let name = self.name(planned);
         Ok(self.zip()?.add_directory(name, options(&planned.entry.metadata))?)
@@ -106,8 +140,11 @@ impl Target for ZipTarget {
     }
 
     fn abandon(&mut self) {
-        // What was written of the file so far is left out of the zip's directory.
-        if let Some(zip) = &mut self.zip {
+        if let Some(stop) = &self.stop {
+            self.zip = None;
+            stop.stop();
+        } else if let Some(zip) = &mut self.zip {
+            // What was written of the file so far is left out of the zip's directory.
             let _ = zip.abort_file();
         }
     }
@@ -122,7 +159,7 @@ impl Target for ZipTarget {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let Some(zip) = self.zip.take() else { return Ok(()) };
-        zip.finish()?.commit().map_err(io::Error::other)
+        let zip = self.zip.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        zip.finish()?.close()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! [`Acceptor`] sits between axum-server's listener and its HTTP: it limits, shakes hands, and gives every request of the
 //! connection an extension [`Connection`] that says what the handshake *proved*. Nothing else in the server knows who called.
+//! Where plain http is spoken (a share, LocalSend apps without TLS when a person allows them), nothing is proved.
 //! The stream it returns fails at once when the connection's place in [`Connections`] is killed, so an unpaired device is gone in the middle of a byte.
 
 use crate::identity::pairing::EXPORTER_LABEL;
@@ -27,6 +28,7 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tower::Service;
 
 /// What the handshake proved about the connection that a request came on.
@@ -40,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) fingerprint: Option<Fingerprint>,
     /// Ties a pairing exchange to this connection; `None` below TLS 1.3, where no pairing runs.
     pub(crate) exporter: Option<[u8; 32]>,
+    /// Without TLS: everybody on the way reads and writes what they like.
+    pub(crate) is_plain: bool,
     activity: Arc<Activity>,
     place: Place,
 }
@@ -62,52 +66,91 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// What is spoken on a port.
+#[derive(Clone)]
+pub(crate) enum Speech {
+    /// TLS and nothing else.
+    Tls(Arc<ServerConfig>),
+    /// Plain http and nothing else.
+    Plain,
+    /// What the first byte of the connection says.
+    Either(Arc<ServerConfig>),
+}
+
+/// The first byte of every TLS connection; no method of HTTP begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+type Line = Either<TlsStream<TcpStream>, TcpStream>;
+
 /// Shakes hands.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
-    tls: TlsAcceptor,
-    trust: TrustStore,
+    speech: Speech,
+    // Whose connections are not strangers'; nobody's where nothing is proved.
+    trust: Option<TrustStore>,
     connections: Connections,
     pace: Pace,
 }
 
 impl Acceptor {
-    /// Accepts with this TLS configuration, within these limits.
-    pub(crate) fn new(config: Arc<ServerConfig>, trust: TrustStore, connections: Connections, pace: Pace) -> Self {
-        Self { tls: TlsAcceptor::from(config), trust, connections, pace }
+    /// Accepts those who speak so, within these limits.
+    pub(crate) fn new(speech: Speech, trust: Option<TrustStore>, connections: Connections, pace: Pace) -> Self {
+        Self { speech, trust, connections, pace }
     }
 
-    async fn shake_hands(self, tcp: TcpStream) -> io::Result<(Guarded<TlsStream<TcpStream>>, Connection)> {
+    /// The TLS configuration to shake hands with; `None` for a connection that stays plain.
+    async fn hears_tls(&self, tcp: &TcpStream) -> io::Result<Option<Arc<ServerConfig>>> {
+        let config = match &self.speech {
+            Speech::Plain => return Ok(None),
+            Speech::Tls(config) => return Ok(Some(config.clone())),
+            Speech::Either(config) => config,
+        };
+        let mut first = [0];
+        tcp.peek(&mut first).await?;
+        Ok((first[0] == TLS_HANDSHAKE).then(|| config.clone()))
+    }
+
+    async fn open(&self, tcp: TcpStream) -> io::Result<Line> {
+        match self.hears_tls(&tcp).await? {
+            Some(config) => Ok(Either::Left(TlsAcceptor::from(config).accept(tcp).await?)),
+            None => Ok(Either::Right(tcp)),
+        }
+    }
+
+    async fn shake_hands(self, tcp: TcpStream) -> io::Result<(Guarded<Line>, Connection)> {
         let address = tcp.peer_addr()?;
         tcp.set_nodelay(true)?;
         let place = self.connections.enter(address.ip());
         let kill = place.kill();
-        let handshake = tokio::time::timeout(self.pace.handshake, self.tls.accept(tcp));
-        let tls = tokio::select! {
-            tls = handshake => tls.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
+        let handshake = tokio::time::timeout(self.pace.handshake, self.open(tcp));
+        let line = tokio::select! {
+            line = handshake => line.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
             () = kill.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        let (_, session) = tls.get_ref();
-        let fingerprint = session.peer_certificates().and_then(|chain| chain.first()).map(fingerprint_of);
-        let exporter = if session.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-            session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()
-        } else {
-            None
-        };
-        let paired = fingerprint.is_some_and(|fingerprint| self.trust.find(&fingerprint).is_some());
+        let (mut fingerprint, mut exporter) = (None, None);
+        if let Either::Left(tls) = &line {
+            let (_, session) = tls.get_ref();
+            fingerprint = session.peer_certificates().and_then(|chain| chain.first()).map(fingerprint_of);
+            if session.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+                exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();
+            }
+        }
+        let is_plain = matches!(line, Either::Right(_));
+        let known = |fingerprint| self.trust.as_ref().is_some_and(|trust| trust.find(&fingerprint).is_some());
+        let paired = fingerprint.is_some_and(known);
         if !place.known(fingerprint, paired) {
             tracing::debug!(%address, "too many connections from one address");
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let activity = place.activity();
-        let stream = Guarded::new(tls, self.pace, kill, activity.clone());
-        let connection = Connection { id: place.id(), address, fingerprint, exporter, activity, place };
+        let stream = Guarded::new(line, self.pace, kill, activity.clone());
+        let connection = Connection { id: place.id(), address, fingerprint, exporter, is_plain, activity, place };
         Ok((stream, connection))
     }
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
-    type Stream = Guarded<TlsStream<TcpStream>>;
+    type Stream = Guarded<Line>;
     type Service = WithConnection<S>;
     type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
 

@@ -13,8 +13,17 @@ use http::StatusCode;
 use std::sync::Arc;
 
 /// `GET info`, in three places.
-pub(crate) async fn info(shared: Arc<Shared>, _call: Call) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, &shared.announcement()))
+pub(crate) async fn info(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &said_to(&shared, &call)))
+}
+
+/// What this device says about itself; who calls without TLS is told to go on so, or would come back by a way it does not know.
+fn said_to(shared: &Shared, call: &Call) -> Announcement {
+    let mut said = shared.announcement();
+    if call.connection.is_plain {
+        "http".clone_into(&mut said.protocol);
+    }
+    said
 }
 
 /// `POST register`: a claim that contradicts the handshake is refused aloud.
@@ -28,8 +37,9 @@ pub(crate) async fn register(shared: Arc<Shared>, call: Call) -> Result<Response
 
 /// LocalSend's `register`: the same, but its apps expect a 200 in any case.
 pub(crate) async fn register_localsend(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
+    let said = said_to(&shared, &call);
     heard(&shared, call).await?;
-    Ok(json(StatusCode::OK, &shared.announcement()))
+    Ok(json(StatusCode::OK, &said))
 }
 
 /// Passes an announcement on unless the handshake contradicts it.

@@ -81,6 +81,10 @@ pub(crate) const LOCALSEND_WAITING: usize = 8;
 pub(crate) const LOCALSEND_DECLINED: Duration = Duration::from_mins(1);
 /// While a LocalSend session runs, what came is made a snapshot this often: what a crash can cost.
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
+/// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.
+pub(crate) const SHARE_TRANSFERS: usize = 8;
+/// Pages and lists of a share made at once: a list holds up to 50,000 names.
+pub(crate) const SHARE_LISTS: usize = 2;
 /// How often expired sessions and windows are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What live requests get to finish in when the server stops.

@@ -11,6 +11,7 @@ mod limits;
 mod localsend;
 mod middle;
 mod pairing;
+mod plain;
 mod restore;
 mod rotation;
 mod routes;

@@ -7,6 +7,7 @@
 //!   under another name than any certificate can have, and is never told what is held;
 //! - its PIN is its own, wrong guesses are counted for each address and for all together ([`pin`]);
 //! - a paired device is turned away: it has a better door;
+//! - apps without TLS stay outside unless a person allows plain http, and then reach this door and no other;
 //! - query strings, which hold PINs and tokens, are never logged;
 //! - what came is durable before the last file of a session is answered, nothing partial has a final name, and what an app sends
 //!   cannot take more room than quota and reserve leave.
@@ -75,6 +76,8 @@ pub struct LocalSendOptions {
     pub pin: Option<LocalSendPin>,
     /// Where plain files go.
     pub inbox: Option<PathBuf>,
+    /// Apps without TLS are let in, too: on the same port, by these calls only.
+    pub plain_http: bool,
     /// Who is not asked about.
     pub phones: Option<PhoneBook>,
 }

@@ -85,7 +85,13 @@ fn repository_of(
     let was_own = |repository: &Arc<Repository>| {
         repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
     };
-    match shared.store()?.repository(&wanted).filter(was_own) {
+    // One that cannot be read for the moment is not gone: its owner must not begin another history.
+    let found = shared.store()?.find_repository(&wanted).map_err(|error| {
+        ApiError::busy("the repository cannot be read at the moment")
+            .hint("try again later; should it stay so, look at the disk of the receiving device, and at its log")
+            .caused_by(error)
+    })?;
+    match found.filter(was_own) {
         Some(copy) if copy.copied_from().is_some() => {
             Err(ApiError::not_allowed("this device keeps only a copy of that backup, which another device brings").hint(
                 "to continue it here, its person lets this device take it over: `lan-backup restore DEVICE --of NAME --adopt`",

@@ -143,6 +143,10 @@ fn enter(shared: &Shared, need: Need, request: Request<Body>) -> Result<Call, Ap
     let Some(connection) = request.extensions().get::<Connection>().cloned() else {
         return Err(ApiError::failed());
     };
+    if connection.is_plain && !request.uri().path().starts_with(paths::LOCALSEND_PREFIX) {
+        let message = "without TLS only LocalSend's calls are answered";
+        return Err(ApiError::not_allowed(message));
+    }
     let trust: Option<Trust> = connection.fingerprint.and_then(|fingerprint| shared.trust.find(&fingerprint));
     match need {
         Need::Nobody => {}

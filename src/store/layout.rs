@@ -146,6 +146,16 @@ pub fn scrub() -> ObjectName {
     ObjectName::made("scrub.json".to_owned())
 }
 
+/// What the time was when somebody looked last.
+pub fn clock() -> ObjectName {
+    ObjectName::made("clock.json".to_owned())
+}
+
+/// How much of each snapshot's bytes the next one has rewritten, as far as that was measured.
+pub fn brake() -> ObjectName {
+    ObjectName::made("brake.json".to_owned())
+}
+
 /// Sequence and id behind a record's name.
 pub fn record_parts(name: &ObjectName) -> Option<(u64, SnapshotId)> {
     let (sequence, id) = name.last().split_once('-')?;

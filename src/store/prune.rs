@@ -9,7 +9,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`brake`] | what looks like malware or a wrong clock stops forgetting |
+//! | [`brake`], [`freezes`] | what looks like malware or a wrong clock stops forgetting |
+//! | [`rewritten`], [`clock_watch`] | what the brake goes by: bytes that were rewritten, jumps of the clock |
 //! | [`choice`] | which snapshots of each set stay, and why |
 //! | `needed` | which chunks snapshots need |
 //! | [`census`] | how much of each pack that is |
@@ -19,7 +20,10 @@
 pub mod brake;
 pub mod census;
 pub mod choice;
+pub mod clock_watch;
+pub mod freezes;
 mod needed;
+pub(crate) mod rewritten;
 pub mod sweep;
 pub(crate) mod trash;
 
@@ -30,6 +34,7 @@ use crate::store::layout;
 use crate::store::pack::Trailer;
 use crate::store::prune::census::{dead_bytes, is_heavy};
 use crate::store::prune::choice::{Rules, SetChoice, choose};
+use crate::store::prune::freezes::{Look, clock_jump};
 use crate::store::prune::sweep::{Sweep, TRASH_STAY};
 use crate::store::repository::Repository;
 use jiff::tz::TimeZone;
@@ -81,6 +86,13 @@ pub enum Obstacle {
         /// Its place in the chain.
         sequence: u64,
     },
+    /// The clock has jumped, so nobody knows what is old.
+    Clock {
+        /// What the time should have been.
+        from: Timestamp,
+        /// What it was.
+        to: Timestamp,
+    },
     /// The user stopped it.
     Stopped,
 }
@@ -98,6 +110,10 @@ impl fmt::Display for Obstacle {
                 f,
                 "the lists of snapshot {} (number {sequence} of set `{set}`) are damaged, so nobody knows what it needs: nothing was thrown away",
                 id.short()
+            ),
+            Self::Clock { from, to } => write!(
+                f,
+                "the clock of this device has jumped to {to}, when it should have been {from}, so nobody knows what is old: nothing was thrown away"
             ),
             Self::Stopped => f.write_str("it was stopped"),
         }
@@ -190,7 +206,9 @@ impl<'a> Prune<'a> {
         let now = repository.packs.clock.now();
         let until = now.checked_add(options.trash).unwrap_or(Timestamp::MAX);
         let old = now.checked_sub(options.trash).unwrap_or(Timestamp::MIN);
-        let sets = choose(repository, rules, now, &options.zone)?;
+        let freezes = repository.freezes(if purpose == Purpose::Run { Look::Keep } else { Look::Measure }, stopped)?;
+        let jump = clock_jump(&freezes);
+        let sets = choose(repository, rules, now, &options.zone, freezes)?;
         let mut plan = PrunePlan {
             sets,
             now,
@@ -205,7 +223,10 @@ impl<'a> Prune<'a> {
             heavy_packs: Vec::new(),
         };
         let mut sweep = Sweep::new(repository, now, stopped);
-        plan.obstacle = look(&mut plan, &mut sweep, old)?;
+        plan.obstacle = match jump {
+            Some((from, to)) => Some(Obstacle::Clock { from, to }),
+            None => look(&mut plan, &mut sweep, old)?,
+        };
         Ok(Self { plan, sweep, _only: only })
     }
 

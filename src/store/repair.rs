@@ -4,13 +4,16 @@
 //! looked at once more: snapshots that lack something are marked, and `missing` asks for what they lack. Nothing is hidden and
 //! nothing is deleted. Run again, it finds nothing more to do.
 
+use crate::model::ChunkId;
 use crate::model::text::clean;
 use crate::monitor::{Monitor, Phase};
+use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::error::Result;
 use crate::store::layout::{self, ObjectName, REPOSITORIES};
 use crate::store::marks::Mark;
+use crate::store::prune::trash;
 use crate::store::repository::Repository;
 use crate::store::set_aside::Fate;
 use crate::store::verify::{self, DamagedFile, DamagedSnapshot, Findings, Share, VerifyOptions};
@@ -97,6 +100,12 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
         }
     }
     repository.packs.index.build_anew()?;
+    let lacking: Vec<ChunkId> = looked.hurt.iter().flat_map(|hurt| &hurt.lack.chunks).copied().collect();
+    if !lacking.is_empty() {
+        // It should not be there; that is no reason to leave it there.
+        let _prune = Lock::shared(&repository.lock("prune"))?;
+        trash::rescue(&repository.packs, &lacking)?;
+    }
     monitor.phase(Phase::Finish);
     let after = verify::look(repository, VerifyOptions { data: Share::None }, monitor, shutdown)?;
     let mut findings = Findings::default();

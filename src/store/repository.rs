@@ -321,11 +321,6 @@ impl Repository {
         Ok(Receipt { record, received_at: after_last.map_or(now, |after| now.max(after)), from })
     }
 
-    /// A person has looked at a snapshot at which the brake stopped forgetting: it goes on.
-    pub fn release(&self, id: &SnapshotId) -> Result<()> {
-        self.forgotten.release(id, self.packs.clock.now())
-    }
-
     /// Brings a forgotten snapshot back, while its data is there.
     ///
     /// # Errors
@@ -371,7 +366,7 @@ impl Repository {
     /// Reads `config.json` again.
     pub(crate) fn check_config(&self) -> Result<()> {
         let bytes = self.packs.shelf.get(&layout::config())?;
-        let config: Config = crate::store::parse(Path::new(layout::config().as_str()), bytes)?;
+        let config: Config = crate::store::sealed_file::parse(Path::new(layout::config().as_str()), bytes)?;
         let same = config.id == self.config.id && config.chunker == self.config.chunker;
         if same { Ok(()) } else { Err(Error::damaged(&layout::config(), &"it belongs to another repository")) }
     }

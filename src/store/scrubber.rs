@@ -3,7 +3,7 @@
 //! A step reads one pack, or looks at everything but content. What is damaged is set aside at once, since only what is missing is
 //! asked for again, and a source loses its files, too, with time. The rule of what comes next is [`scrub`](crate::store::scrub)'s.
 
-use crate::model::{Alias, PackId, RepositoryId};
+use crate::model::{Alias, PackId, RepositoryId, SetName, SnapshotId};
 use crate::monitor::Silent;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
@@ -11,12 +11,14 @@ use crate::store::error::{Error, Result};
 use crate::store::layout::{self, REPOSITORIES};
 use crate::store::marks::Mark;
 use crate::store::pack_look;
+use crate::store::prune::brake::Freeze;
+use crate::store::prune::freezes::Look;
 use crate::store::repository::Repository;
 use crate::store::scrub::{LOOK_PERIOD, Next, ScrubState};
 use crate::store::set_aside::Fate;
 use crate::store::verify::{self, DamagedSnapshot, Share, VerifyOptions};
 use jiff::Timestamp;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What was read is written down after so many packs, and whenever there is nothing to do.
@@ -36,6 +38,15 @@ pub enum News {
     },
     /// A snapshot lacks something.
     Damaged(Box<DamagedSnapshot>),
+    /// Nothing of a set is forgotten any more, until a person has looked.
+    Frozen {
+        /// Whose.
+        alias: Alias,
+        /// Which set.
+        set: SetName,
+        /// Why.
+        freeze: Box<Freeze>,
+    },
     /// A snapshot is whole again.
     Healed {
         /// Whose.
@@ -62,12 +73,14 @@ pub struct Scrubber {
     store: Store,
     states: HashMap<RepositoryId, ScrubState>,
     unsaved: u32,
+    /// What was told of the brake before.
+    told: HashSet<(RepositoryId, SetName, SnapshotId, &'static str)>,
 }
 
 impl Scrubber {
     /// Begins where the last one ended.
     pub fn new(store: Store) -> Self {
-        Self { store, states: HashMap::new(), unsaved: 0 }
+        Self { store, states: HashMap::new(), unsaved: 0, told: HashSet::new() }
     }
 
     /// Does what is due at `now`. Blocking; reads one pack at the most.
@@ -118,6 +131,28 @@ impl Scrubber {
             self.save()?;
         }
         Ok(step)
+    }
+
+    /// Looks whether the brake has stopped anything that was not told yet. Costs nothing while no snapshot came.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn look_at_brake(&mut self, shutdown: &Shutdown) -> Result<Vec<News>> {
+        let mut news = Vec::new();
+        for repository in self.store.repositories() {
+            for (set, freezes) in repository.freezes(Look::Keep, &|| shutdown.is_stopped())? {
+                for freeze in freezes {
+                    if self.told.insert((repository.id(), set.clone(), freeze.snapshot(), freeze.kind())) {
+                        news.push(News::Frozen {
+                            alias: repository.alias(),
+                            set: set.clone(),
+                            freeze: Box::new(freeze),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(news)
     }
 
     /// Writes down what was read.

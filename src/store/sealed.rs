@@ -2,6 +2,11 @@
 //! there so that a flipped bit is found wherever it is, also in what no signature covers.
 
 use crate::model::digest::to_hex;
+use crate::store::error::{Error, Result};
+use crate::store::layout::{FORMAT, ObjectName};
+use crate::store::shelf::Shelf;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// `content` and its seal. The seal is a JSON string, so that a sealed line of JSON can still be read by JSON tools.
 pub(crate) fn seal(content: &str) -> String {
@@ -21,6 +26,28 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<&str, &'static str> {
         Some((content, true)) => Ok(content),
         _ => Err("its seal does not match its content"),
     }
+}
+
+/// Reads what is known of something in one small object that is only remembered, and can do without. `None` when there is none; the inner
+/// error says what is wrong with it.
+pub(crate) fn read_state<T: DeserializeOwned>(
+    shelf: &dyn Shelf,
+    name: &ObjectName,
+    format: impl Fn(&T) -> u32,
+) -> Result<Option<Result<T, &'static str>>> {
+    let bytes = match shelf.get(name) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if error.is_bad_medium() => return Ok(Some(Err("the disk cannot read it"))),
+        other => other?,
+    };
+    let state = unseal(&bytes).and_then(|json| serde_json::from_str(json).map_err(|_| "it cannot be read"));
+    Ok(Some(state.and_then(|state| if format(&state) <= FORMAT { Ok(state) } else { Err("it is newer") })))
+}
+
+/// Keeps it.
+pub(crate) fn save_state<T: Serialize>(shelf: &dyn Shelf, name: &ObjectName, state: &T) -> Result<()> {
+    let json = serde_json::to_string(state).map_err(|error| Error::Refused(error.to_string()))?;
+    Ok(shelf.put(name, seal(&json).as_bytes())?)
 }
 
 fn line(content: &str) -> String {

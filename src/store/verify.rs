@@ -13,14 +13,16 @@
 //! | `packs` | packs, in parallel |
 //! | `reach` | what each snapshot lacks |
 //! | `hits` | which files that concerns |
+//! | `trash` | what waits there to be deleted |
 
 pub(crate) mod hits;
 pub(crate) mod packs;
 pub(crate) mod reach;
 pub(crate) mod small;
+pub(crate) mod trash;
 
 use crate::model::{Alias, ChunkId, PackId, RepositoryId, SetName, SnapshotId};
-use crate::monitor::{Counter, Monitor, Phase};
+use crate::monitor::{Counter, Monitor, Phase, Silent};
 use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
@@ -193,7 +195,7 @@ pub(crate) fn look(
     let packs = &*repository.packs;
     // What this process has taken and not kept yet is no damage.
     packs.pending.drain();
-    let small = small::look(repository)?;
+    let mut small = small::look(repository)?;
     let ids: Vec<PackId> = packs.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
     let mut state = ScrubState::load(&*packs.shelf)?;
     let now = packs.clock.now();
@@ -220,6 +222,9 @@ pub(crate) fn look(
     let marks = if lacks.is_empty() { HashMap::new() } else { repository.forgotten.all()? };
     let lacks: Lacks = lacks.into_iter().filter(|(kept, _)| !marks.contains_key(&kept.info.id)).collect();
     let all: HashSet<ChunkId> = lacks.iter().flat_map(|(_, lack)| lack.chunks.iter().copied()).collect();
+    let data = options.data != Share::None;
+    small.notes.extend(trash::look(packs, if data { Depth::Data } else { Depth::Trailer }, &all, shutdown)?);
+    small.notes.extend(fading(repository, &small, &gone, shutdown)?);
     let mut finder = HitFinder::new(packs, &all);
     let mut hurt = Vec::new();
     for (kept, lack) in lacks {
@@ -235,6 +240,24 @@ pub(crate) fn look(
         state.save(&*packs.shelf)?;
     }
     Ok(Looked { small, pass, packs: ids.len() as u64, rebuilt_index, hurt })
+}
+
+/// Forgotten snapshots that could be brought back and lack something: no loss, and somebody may count on them.
+fn fading(repository: &Repository, small: &Small, gone: &HashSet<ChunkId>, shutdown: &Shutdown) -> Result<Vec<String>> {
+    let packs = &*repository.packs;
+    let (marks, now) = (repository.forgotten.all()?, packs.clock.now());
+    let waits = |id: &SnapshotId| marks.get(id).is_some_and(|mark| mark.until > now && !mark.is_not_copied());
+    let waiting: Vec<_> = small.good.iter().filter(|kept| waits(&kept.info.id)).cloned().collect();
+    let (lacks, _) = lacks(packs, &waiting, gone, &Silent, shutdown)?;
+    let still = if lacks.is_empty() { HashMap::new() } else { repository.forgotten.all()? };
+    let now = packs.clock.now();
+    let lacks = lacks.iter().filter(|(kept, _)| still.get(&kept.info.id).is_some_and(|mark| mark.until > now));
+    Ok(lacks
+        .map(|(kept, lack)| {
+            let (id, set, pieces) = (kept.info.id.short(), &kept.record.set, lack.chunks.len());
+            format!("snapshot {id} of set `{set}`, which is forgotten, has lost {pieces} pieces: `undelete` cannot bring it back whole")
+        })
+        .collect())
 }
 
 fn depth(id: PackId, share: Share, state: &ScrubState, now: Timestamp) -> Depth {

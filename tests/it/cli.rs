@@ -17,6 +17,7 @@ mod restoring;
 mod rotation;
 mod secrets;
 mod serving;
+mod share;
 mod together;
 mod usage;
 mod walk;

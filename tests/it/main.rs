@@ -4,6 +4,7 @@
 
 mod bad_line;
 mod bit_rot;
+mod brake;
 mod cli;
 mod crowd;
 mod disk_faults;

@@ -43,7 +43,7 @@ fn no_power_cut_loses_what_was_acknowledged() {
     }
     assert!(promised > 2 * seeds, "only {promised} snapshots were ever promised");
     assert!(
-        thrown_away > seeds / 5 && deleted > seeds / 20,
+        thrown_away > seeds / 8 && deleted > seeds / 40,
         "only {thrown_away} packs were thrown away, and {deleted} deleted"
     );
     figure(&format!(

@@ -328,24 +328,3 @@ fn one_prunes_at_a_time() {
     drop(first);
     Prune::prepare(&repository, &rules, &options(), Purpose::Run, &|| false).unwrap();
 }
-
-#[test]
-fn a_snapshot_that_lost_most_files_stops_forgetting_until_a_person_has_looked() {
-    let folder = tempfile::tempdir().unwrap();
-    let (_store, repository, clock) = store_now(folder.path());
-    for (number, files) in [(1, 100), (2, 100), (3, 20), (4, 20)] {
-        let mut made = Made::new(&repository, "documents", chunks(number, 5));
-        made.record.totals.files = files;
-        made.put(&repository);
-        repository.commit(&made.signed(), OWNER).unwrap();
-    }
-    clock.advance(30 * DAY);
-    let rules = |_: &SetName| Some(last(1));
-    let shown = Prune::prepare(&repository, &rules, &options(), Purpose::Show, &|| false).unwrap();
-    let frozen = shown.plan.sets[0].frozen.clone();
-    assert_eq!(frozen.len(), 1);
-    assert!(frozen[0].to_string().contains("lacks 80 of the 100 files"), "{}", frozen[0]);
-    assert_eq!(prune(&repository, &last(1)).forgotten.len(), 0);
-    repository.release(&frozen[0].snapshot()).unwrap();
-    assert_eq!(prune(&repository, &last(1)).forgotten.len(), 3);
-}

@@ -1,5 +1,5 @@
 //! A large store: a million chunks in packs of the usual number, two hundred snapshots of a hundred thousand files. Opening it, listing
-//! its snapshots and looking into one folder must not depend on all of that.
+//! its snapshots and looking into one folder must not depend on all of that; what looks at everything takes seconds.
 //!
 //! The usual form is a fiftieth of it and holds what is read; with `LAN_BACKUP_LONG=1` it is the whole, and prints how long the
 //! program takes and how much memory:
@@ -209,6 +209,13 @@ async fn a_large_store_is_opened_listed_and_looked_into_quickly() {
         assert!(!timed(&home, &store, &["find", &wanted, "local"]).is_empty());
     }
     timed(&home, &store, &["status"]);
+    let rows = timed(&home, &store, &["stats"]);
+    assert_eq!(rows.last().unwrap()["kept"]["snapshots"], scale.snapshots);
+    assert!(rows.last().unwrap()["kept"]["chunks"].as_u64().unwrap() > scale.chunks);
+    let plan = timed(&home, &store, &["prune", "--dry-run", "--keep-last", "20"]);
+    let plan = plan.iter().find(|row| row["event"] == "plan").unwrap();
+    assert_eq!(plan["forget"].as_array().unwrap().len() as u64, scale.snapshots.saturating_sub(20));
+    assert_eq!(timed(&home, &store, &["verify"]).last().unwrap()["clean"], true);
 
     // What is read of the store to look into one folder.
     let (opened, report) = crate::store_support::open(&store);

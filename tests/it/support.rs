@@ -3,6 +3,7 @@
 pub(crate) mod aging;
 pub(crate) mod bad_line;
 pub(crate) mod bench;
+pub(crate) mod browser;
 pub(crate) mod dice;
 pub(crate) mod edits;
 pub(crate) mod figures;

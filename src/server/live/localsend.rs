@@ -311,6 +311,7 @@ async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certi
         pin: None,
         inbox: Some(inbox.clone()),
         phones: Some(phones.clone()),
+        plain_http: false,
     };
     let live = Live::start_with(Setup { approver: approver.clone(), localsend, ..Setup::default() });
     let phone = Device::new();

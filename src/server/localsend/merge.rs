@@ -29,7 +29,7 @@ pub(crate) fn inbox_set() -> SetName {
 pub(crate) fn commit(keeper: &Keeper, new: &BTreeMap<RelPath, Entry>) -> Result<SnapshotInfo, ApiError> {
     let mut result = Err(ApiError::failed());
     for _ in 0..MAX_COMMITS {
-        let head = keeper.repository.head(&inbox_set())?;
+        let head = keeper.repository.head_to_follow(&inbox_set())?;
         let signed = keeper.key.sign_record(&build(keeper, head.as_ref(), new)?);
         match keeper.repository.commit(&signed, keeper.owner) {
             // Another session was faster: its files are kept, too.

@@ -29,6 +29,11 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 4..=32;
 pub struct LocalSendPin(String);
 
 impl LocalSendPin {
+    /// Digits that this program drew.
+    pub fn of(digits: &str) -> Self {
+        Self(digits.to_owned())
+    }
+
     /// The first line of a file.
     ///
     /// # Errors

@@ -270,7 +270,7 @@ fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: InboxKeep) -> Resul
         (None, true) => return Err(ApiError::failed().hint("no inbox folder is set there")),
         (_, false) => None,
     };
-    let head = repository.as_ref().map(|repository| repository.head(&inbox_set())).transpose()?.flatten();
+    let head = repository.as_ref().map(|repository| repository.head_to_follow(&inbox_set())).transpose()?.flatten();
     let here = Here {
         repository: repository.as_ref(),
         owner: who.owner,

@@ -1,21 +1,32 @@
 //! The brake: what looks like malware at a source, or like a wrong clock here, keeps snapshots of before from being forgotten until a
 //! person has looked. Pure.
 //!
-//! It goes by what records say of themselves. A source that lies there can hide what it does from this rule; what protects against that
-//! is the week in which nothing is forgotten, and the one in which it can be brought back.
+//! How many files are lost or changed goes by what records say of themselves, and a source that lies there hides that. What it has
+//! rewritten is measured here ([`rewritten`](crate::store::prune::rewritten)), and the clock is this device's own
+//! ([`clock_watch`](crate::store::prune::clock_watch)). Beside the brake there is the week in which nothing is forgotten, and the one in which it can be
+//! brought back.
 
-use crate::model::{Changes, SnapshotId, Totals};
-use jiff::{SignedDuration, Timestamp};
+use crate::model::{Changes, SetName, SnapshotId, Totals};
+use crate::store::prune::clock_watch::{Jump, LEAP};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A snapshot that lacks more than this share of the files of the one before stops forgetting.
 pub const LOST_PERCENT: u64 = 50;
-/// So does one in which more than this share of the files of the one before has other content.
+/// So does one that rewrites more than this share of the bytes of the one before, or changes as many of its files.
 pub const REWRITTEN_PERCENT: u64 = 70;
-/// A receipt that lies so far in the future shows that the clock was wrong, or is.
-pub const CLOCK_LEAP: SignedDuration = SignedDuration::from_hours(24);
 /// Of so few files nothing is said: whoever keeps two files and deletes one is not attacked.
 const FEW_FILES: u64 = 10;
+
+/// What a snapshot has rewritten of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// Bytes that the one before needed, its list left out.
+    pub before: u64,
+    /// How many of them it does not need any more.
+    pub lost: u64,
+}
 
 /// Why nothing of a set is forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +39,13 @@ pub enum Freeze {
         before: u64,
         /// How many of them it lacks.
         lost: u64,
+    },
+    /// In a snapshot most bytes of the one before are gone.
+    Bytes {
+        /// Which.
+        id: SnapshotId,
+        /// How much that is.
+        rewrite: Rewrite,
     },
     /// In a snapshot most files have other content than before.
     Rewritten {
@@ -45,13 +63,49 @@ pub enum Freeze {
         /// When the newest snapshot came, as its receipt says.
         received_at: Timestamp,
     },
+    /// The clock has jumped.
+    Jump {
+        /// The newest.
+        id: SnapshotId,
+        /// What the time should have been.
+        from: Timestamp,
+        /// What it was.
+        to: Timestamp,
+    },
 }
 
 impl Freeze {
     /// The snapshot that a person has to look at.
     pub fn snapshot(&self) -> SnapshotId {
         match self {
-            Self::Lost { id, .. } | Self::Rewritten { id, .. } | Self::Clock { id, .. } => *id,
+            Self::Lost { id, .. }
+            | Self::Bytes { id, .. }
+            | Self::Rewritten { id, .. }
+            | Self::Clock { id, .. }
+            | Self::Jump { id, .. } => *id,
+        }
+    }
+
+    /// What programs call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "files-lost",
+            Self::Bytes { .. } => "bytes-rewritten",
+            Self::Rewritten { .. } => "files-rewritten",
+            Self::Clock { .. } => "receipt-in-the-future",
+            Self::Jump { .. } => "clock-jumped",
+        }
+    }
+
+    /// What a person can do.
+    pub fn hint(&self, set: &str) -> String {
+        match self {
+            Self::Clock { .. } | Self::Jump { .. } => {
+                format!("set the clock right; if it is right now, `lan-backup prune --release {set}`")
+            }
+            _ => format!(
+                "if that was meant, `lan-backup prune --release {set}`; if not, restore the one before it, which is kept"
+            ),
         }
     }
 }
@@ -62,6 +116,12 @@ impl fmt::Display for Freeze {
             Self::Lost { id, before, lost } => {
                 write!(f, "snapshot {} lacks {lost} of the {before} files that were there before it", id.short())
             }
+            Self::Bytes { id, rewrite: Rewrite { before, lost } } => write!(
+                f,
+                "snapshot {} has rewritten {} % of the bytes that were there before it",
+                id.short(),
+                lost.saturating_mul(100) / before.max(&1)
+            ),
             Self::Rewritten { id, before, changed } => write!(
                 f,
                 "in snapshot {} {changed} of the {before} files that were there before it have other content",
@@ -73,29 +133,54 @@ impl fmt::Display for Freeze {
                     "the newest snapshot came at {received_at}, more than a day after now: the clock of this device was wrong, or is"
                 )
             }
+            Self::Jump { from, to, .. } => {
+                write!(f, "the clock of this device has jumped: to {to}, when it should have been {from}")
+            }
         }
     }
 }
 
-/// Whether a snapshot looks like malware, beside the one before it.
-pub fn look(before: &Totals, id: SnapshotId, totals: &Totals, changes: &Changes) -> Option<Freeze> {
+/// Whether a snapshot looks like malware, beside the one before it: by what it says, and by what was measured when that was too much.
+pub fn look(
+    before: &Totals,
+    id: SnapshotId,
+    totals: &Totals,
+    changes: &Changes,
+    rewrite: Option<Rewrite>,
+) -> Option<Freeze> {
     let files = before.files;
     let lost = changes.deleted_files.max(files.saturating_sub(totals.files));
-    let more_than = |part: u64, percent: u64| part.saturating_mul(100) > files.saturating_mul(percent);
     if files < FEW_FILES {
         None
-    } else if more_than(lost, LOST_PERCENT) {
+    } else if more_than(lost, files, LOST_PERCENT) {
         Some(Freeze::Lost { id, before: files, lost })
-    } else if more_than(changes.changed_files, REWRITTEN_PERCENT) {
+    } else if let Some(rewrite) = rewrite.filter(is_rewritten) {
+        Some(Freeze::Bytes { id, rewrite })
+    } else if more_than(changes.changed_files, files, REWRITTEN_PERCENT) {
         Some(Freeze::Rewritten { id, before: files, changed: changes.changed_files })
     } else {
         None
     }
 }
 
+/// Whether so much was rewritten that a person has to look.
+pub fn is_rewritten(rewrite: &Rewrite) -> bool {
+    more_than(rewrite.lost, rewrite.before, REWRITTEN_PERCENT)
+}
+
+fn more_than(part: u64, whole: u64, percent: u64) -> bool {
+    u128::from(part) * 100 > u128::from(whole) * u128::from(percent)
+}
+
 /// Whether the clock is wrong, as the newest receipt shows.
 pub fn clock(id: SnapshotId, newest: Timestamp, now: Timestamp) -> Option<Freeze> {
-    (newest.duration_since(now) > CLOCK_LEAP).then_some(Freeze::Clock { id, received_at: newest })
+    (newest.duration_since(now) > LEAP).then_some(Freeze::Clock { id, received_at: newest })
+}
+
+/// Whether a jump of the clock stops a set, whose newest snapshot this is.
+pub fn jump(id: SnapshotId, set: &SetName, jump: Option<&Jump>) -> Option<Freeze> {
+    let jump = jump.filter(|jump| !jump.released.contains(set))?;
+    Some(Freeze::Jump { id, from: jump.from, to: jump.to })
 }
 
 #[cfg(test)]
@@ -105,20 +190,25 @@ mod tests {
     #[test]
     fn losing_half_or_rewriting_most_stops_and_less_does_not() {
         let id = SnapshotId::from_bytes([1; 32]);
-        let look = |files, deleted_files, changed_files| {
+        let look = |files, deleted_files, changed_files, rewrite| {
             let before = Totals { entries: files, files, bytes: 0 };
-            look(&before, id, &before, &Changes { new_files: 0, changed_files, deleted_files })
+            look(&before, id, &before, &Changes { new_files: 0, changed_files, deleted_files }, rewrite)
         };
         let (before, after) = (Totals { files: 100, ..Totals::default() }, Totals { files: 40, ..Totals::default() });
         assert_eq!(
-            super::look(&before, id, &after, &Changes::default()),
+            super::look(&before, id, &after, &Changes::default(), None),
             Some(Freeze::Lost { id, before: 100, lost: 60 })
         );
-        assert_eq!(look(100, 50, 70), None);
-        assert_eq!(look(100, 51, 0), Some(Freeze::Lost { id, before: 100, lost: 51 }));
-        assert_eq!(look(100, 0, 71), Some(Freeze::Rewritten { id, before: 100, changed: 71 }));
-        assert_eq!(look(9, 9, 9), None);
-        assert!(look(u64::MAX, u64::MAX, 0).is_none(), "numbers that no device has overflow nothing");
+        assert_eq!(look(100, 50, 70, None), None);
+        assert_eq!(look(100, 51, 0, None), Some(Freeze::Lost { id, before: 100, lost: 51 }));
+        assert_eq!(look(100, 0, 71, None), Some(Freeze::Rewritten { id, before: 100, changed: 71 }));
+        assert_eq!(look(9, 9, 9, None), None);
+        // One large file among many small ones is most of the bytes.
+        let (less, more) = (Rewrite { before: 1000, lost: 700 }, Rewrite { before: 1000, lost: 701 });
+        assert_eq!(look(100, 0, 1, Some(less)), None);
+        assert_eq!(look(100, 0, 1, Some(more)), Some(Freeze::Bytes { id, rewrite: more }));
+        assert_eq!(look(9, 0, 1, Some(more)), None);
+        assert!(look(u64::MAX, u64::MAX, 0, None).is_some(), "numbers that no device has overflow nothing");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use crate::model::{Keep, SetName, SnapshotId, Totals};
 use crate::store::error::Result;
-use crate::store::prune::brake::{self, Freeze};
+use crate::store::prune::brake::Freeze;
+use crate::store::prune::freezes::Freezes;
 use crate::store::repository::Repository;
 use crate::store::retention::{Candidate, Decision, Reason, decide};
 use jiff::Timestamp;
@@ -46,11 +47,16 @@ impl SetChoice {
     }
 }
 
-/// Applies rules to all sets of a repository, by name.
-pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &TimeZone) -> Result<Vec<SetChoice>> {
+/// Applies rules to all sets of a repository, by name; those that are stopped are so, whatever the rules.
+pub fn choose(
+    repository: &Repository,
+    rules: Rules<'_>,
+    now: Timestamp,
+    zone: &TimeZone,
+    mut freezes: Freezes,
+) -> Result<Vec<SetChoice>> {
     let forgotten = repository.forgotten.all()?;
     let brought_back = repository.forgotten.brought_back()?;
-    let released = repository.forgotten.released()?;
     let all = repository.records.all()?;
     let mut choices = Vec::new();
     // By set and sequence.
@@ -71,15 +77,7 @@ pub fn choose(repository: &Repository, rules: Rules<'_>, now: Timestamp, zone: &
             reasons,
         });
         let snapshots = snapshots.collect();
-        let mut frozen: Vec<Freeze> = chain
-            .windows(2)
-            .filter_map(|pair| {
-                let (before, record) = (&pair[0].record, &pair[1].record);
-                brake::look(&before.totals, pair[1].info.id, &record.totals, &record.changes)
-            })
-            .collect();
-        frozen.extend(chain.last().and_then(|kept| brake::clock(kept.info.id, kept.info.receipt.received_at, now)));
-        frozen.retain(|freeze| !released.contains_key(&freeze.snapshot()));
+        let frozen = freezes.remove(set).unwrap_or_default();
         choices.push(SetChoice { set: set.clone(), keep, frozen, snapshots });
     }
     Ok(choices)

@@ -4,6 +4,8 @@ use crate::model::SnapshotId;
 use crate::platform;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, ObjectName};
+use crate::store::prune::clock_watch::ClockWatch;
+use crate::store::prune::rewritten::BrakeState;
 use crate::store::records::{All, Kept};
 use crate::store::repository::Repository;
 use crate::store::{marks, scrub};
@@ -80,6 +82,14 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     }
     if scrub::ScrubState::read(&*repository.packs.shelf)?.is_none() {
         small.notes.push(format!("`{}` is damaged; packs will be read anew sooner than needed", layout::scrub()));
+    }
+    if let Some(Err(problem)) = ClockWatch::read(&*repository.packs.shelf)? {
+        small
+            .notes
+            .push(format!("`{}` is damaged ({problem}); whether the clock jumps is watched anew", layout::clock()));
+    }
+    if let Some(Err(problem)) = BrakeState::read(&*repository.packs.shelf)? {
+        small.notes.push(format!("`{}` is damaged ({problem}); the next `prune` measures anew", layout::brake()));
     }
     Ok(Small { good, bad, forgotten, set_aside, ..small })
 }

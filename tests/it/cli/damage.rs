@@ -42,6 +42,9 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     let partly = laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]);
     assert_eq!(partly.code, 3, "{partly:#?}");
     assert!(!to.join(&lost).exists() && fs::read(to.join("docs/letters/a")).unwrap() == b"dear a");
+    let here = nas.run(&["restore", "local", "--to", lan.path("here").to_str().unwrap()]);
+    assert!(here.code == 3 && here.stderr.contains("careful: snapshot"), "{here:#?}");
+    assert!(here.lines.iter().any(|line| line["event"] == "damaged" && line["mark"]["files"][0] == lost), "{here:#?}");
 
     // The source's files are what they were, and it sends just what is gone.
     let healed = laptop.run(&["send", "nas", docs.to_str().unwrap()]);

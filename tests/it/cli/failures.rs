@@ -124,3 +124,54 @@ fn settings_that_cannot_be_understood_are_named_with_their_line() {
     fs::write(nas.home.join("settings.toml"), "reserve_gib = 1\nalais = \"x\"\n").unwrap();
     nas.run(&["status"]).failed(1, "config", "alais", "");
 }
+
+#[test]
+fn a_folder_that_is_no_store_stays_as_it_is_and_the_store_in_it_is_named() {
+    let lan = Lan::new();
+    let nas = lan.device("nas");
+    let folder = lan.folder("pictures", &[("a.jpg", b"a")]);
+    let path = folder.to_str().unwrap();
+    for command in [
+        &["snapshots", "--store", path][..],
+        &["ls", "local", "--store", path],
+        &["find", "a", "local", "--store", path],
+        &["diff", "local", "--store", path],
+        &["status", "--store", path],
+        &["stats", "--store", path],
+        &["verify", "--store", path],
+        &["repair", "--store", path],
+        &["prune", "--store", path],
+        &["retention", "--store", path],
+        &["undelete", "--store", path],
+        &["restore", "local", "--to", "/nonexistent", "--store", path],
+    ] {
+        nas.run(command).failed(2, "usage", "is no store", "--store DIR");
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing was made in it");
+    fs::create_dir_all(folder.join("store/repositories")).unwrap();
+    nas.run(&["verify", "--store", path]).failed(2, "usage", "is no store", "pictures/store");
+}
+
+#[test]
+fn a_repository_that_cannot_be_read_for_the_moment_is_not_taken_for_gone() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", b"one")]);
+    let send = ["send", "nas", docs.to_str().unwrap()];
+    laptop.run(&send).done();
+    nas.stop();
+    let configs = crate::store_support::files(&nas.store()).into_iter().filter(|path| path.ends_with("config.json"));
+    let config = configs.into_iter().next().unwrap();
+    let aside = config.with_extension("aside");
+    fs::rename(&config, &aside).unwrap();
+    // What a disk that fails for a while looks like: it is there, and cannot be read.
+    fs::create_dir(&config).unwrap();
+    nas.serve(&["--accept", "paired"]);
+    let ran = laptop.run(&send);
+    ran.failed(1, "busy", "cannot be read at the moment", "try again later");
+    assert!(!ran.stderr.contains("ALARM"), "{ran:#?}");
+    fs::remove_dir(&config).unwrap();
+    fs::rename(&aside, &config).unwrap();
+    laptop.run(&send).done();
+    assert_eq!(nas.snapshots(None).len(), 2);
+}

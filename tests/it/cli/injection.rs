@@ -1,6 +1,7 @@
 //! Two hundred texts that would move a cursor, change a colour, turn a line or forge a line of a log, wherever a stranger can put a
 //! text: not one of their characters reaches a terminal, with `--json` or without, however much is logged.
 
+use crate::support::browser::Browser;
 use crate::support::lan::{Lan, Node};
 use crate::support::program::Ran;
 use crate::support::stranger::{Liar, Stranger};
@@ -115,7 +116,7 @@ fn both(node: &Node, arguments: &[&str]) -> Ran {
 #[test]
 fn names_of_files_reach_no_terminal_as_they_are() {
     let lan = Lan::new();
-    let (_nas, laptop) = lan.paired();
+    let (nas, laptop) = lan.paired();
     let tree = lan.folder("tree", &[("plain", b"1")]);
     let all = strings();
     assert_eq!(all.len(), 200);
@@ -139,6 +140,18 @@ fn names_of_files_reach_no_terminal_as_they_are() {
     let to = to.to_str().unwrap();
     assert_eq!(both(&laptop, &["restore", "nas", "--to", to]).code, 0);
     assert!(lan.path("out/tree").join(format!("0{}", all[0])).exists(), "on disk the name is as it was");
+    // On the pages of a share, where tags would count, too.
+    let mut share = nas.start(&["share", "latest:tree"]);
+    let sharing = share.event("sharing");
+    let mut browser = Browser::new(u16::try_from(sharing["port"].as_u64().unwrap()).unwrap());
+    browser.get("/");
+    browser.type_pin(sharing["pin"].as_str().unwrap());
+    let page = browser.on_shelf("browse", "").text();
+    shown("the page of a share", &page);
+    assert!(page.matches("<tr>").count() > 200 && page.contains("&lt;b&gt;"), "{page}");
+    assert!(!page.contains("<b>") && !page.contains("</b>"), "{page}");
+    share.signal(rustix::process::Signal::INT);
+    clean("share", &share.end());
     // In the way, so that they are named one by one; and gone below the feet of `send`.
     both(&laptop, &["restore", "nas", "--to", to, "--conflict", "keep-both"]);
     for string in all.iter().step_by(20) {

@@ -142,3 +142,73 @@ fn a_restore_that_is_killed_leaves_nothing_wrong_and_the_next_one_goes_on() {
     assert!(killed > 0, "none was killed on its way");
     figure(&format!("row 2: {killed} restores killed on their way, nothing wrong left"));
 }
+
+#[test]
+fn what_looks_like_an_attack_is_said_by_prune_status_and_retention_until_it_is_released() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[]);
+    fill(&docs);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    for number in 0..FILES {
+        fs::write(docs.join(format!("file {number}")), noise(20_000, 1000 + number)).unwrap();
+    }
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    age(&nas.store(), 9);
+    let frozen = |ran: &Ran, field: &str, name: &str| {
+        let found = ran.lines.iter().find(|line| line[field] == name);
+        found.map(|line| (line["set"].clone(), line["reason"].clone(), line["hint"].clone()))
+    };
+    let hint = "if that was meant, `lan-backup prune --release docs`; if not, restore the one before it, which is kept";
+    let expected = Some(("docs".into(), "bytes-rewritten".into(), hint.into()));
+    let pruned = nas.run(&PRUNE);
+    assert_eq!(frozen(&pruned, "event", "frozen"), expected, "{pruned:#?}");
+    assert!(pruned.stderr.contains("has rewritten 100 % of the bytes"), "{pruned:#?}");
+    assert_eq!(frozen(&nas.run(&["status"]), "kind", "frozen"), expected);
+    assert_eq!(frozen(&nas.run(&["retention", "--keep-last", "1"]), "event", "frozen"), expected);
+    assert_eq!(nas.snapshots(None).len(), 2);
+    assert_eq!(nas.run(&["prune", "--release", "docs"]).code, 0);
+    assert_eq!(frozen(&nas.run(&["status"]), "kind", "frozen"), None);
+    assert_eq!(nas.run(&PRUNE).code, 0);
+    assert_eq!(nas.snapshots(None).len(), 1);
+}
+
+#[test]
+fn the_trash_is_looked_at_and_what_lies_there_and_is_needed_is_put_back() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[]);
+    fill(&docs);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    nas.stop();
+    // As if a prune of another program had thrown it away.
+    let pack =
+        crate::store_support::files(&nas.store()).into_iter().find(|path| path.to_string_lossy().contains("/packs/"));
+    let pack = pack.unwrap();
+    let trash = pack.ancestors().nth(3).unwrap().join("trash");
+    fs::create_dir_all(&trash).unwrap();
+    let trashed = trash.join(format!("001790000000-{}", pack.file_name().unwrap().to_str().unwrap()));
+    fs::rename(&pack, &trashed).unwrap();
+    let notes = |ran: &Ran| {
+        let notes = ran.lines.iter().filter(|line| line["event"] == "note");
+        notes.map(|line| line["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    };
+    let found = nas.run(&["verify"]);
+    assert!(found.code == 1 && notes(&found).contains("`lan-backup repair` puts it back"), "{found:#?}");
+    assert_eq!(nas.run(&["repair"]).last(0)["whole"], true);
+    assert!(pack.exists() && !trashed.exists());
+    assert_kept(&nas, &docs, &lan.path("to"));
+
+    // What nobody needs, and is damaged, costs nothing and is named.
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let other = trash.join(format!("001790000000-{}", "ab".repeat(32)));
+    fs::write(&other, &bytes).unwrap();
+    let found = nas.run(&["verify"]);
+    assert!(found.code == 0 && notes(&found).contains("nothing that is kept needs it"), "{found:#?}");
+    fs::rename(&other, &trashed).unwrap();
+    assert!(!notes(&nas.run(&["verify"])).contains("is damaged"), "its content is read with --data only");
+    let found = nas.run(&["verify", "--data"]);
+    assert!(found.code == 0 && notes(&found).contains("nothing that is kept needs it"), "{found:#?}");
+}

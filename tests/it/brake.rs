@@ -1,0 +1,161 @@
+//! The brake: what looks like malware, or like a wrong clock, stops forgetting until a person has looked.
+
+use crate::prune::{chunks, id, options, prune, put_missing, store_now};
+use crate::store_support::{Made, OWNER, assert_whole, files, noise};
+use bytes::Bytes;
+use jiff::SignedDuration;
+use lan_backup::model::{Keep, SetName};
+use lan_backup::platform::clock::{Clock, ManualClock};
+use lan_backup::platform::shutdown::Shutdown;
+use lan_backup::store::Repository;
+use lan_backup::store::prune::brake::Freeze;
+use lan_backup::store::prune::freezes::{Freezes, Look};
+use lan_backup::store::prune::{Obstacle, Prune, Purpose};
+use lan_backup::store::scrubber::{News, Scrubber};
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_hours(24);
+
+fn newest() -> Keep {
+    Keep { last: 1, ..Keep::default() }
+}
+
+fn set() -> SetName {
+    "documents".parse().unwrap()
+}
+
+/// A snapshot that says that it holds so many files, and that so many of them have changed.
+fn back_up(repository: &Repository, content: Vec<Bytes>, files: u64, changed: u64) -> Made {
+    let mut made = Made::new(repository, "documents", content);
+    made.record.totals.files = files;
+    made.record.changes.changed_files = changed;
+    put_missing(repository, &made.files);
+    put_missing(repository, &made.streams);
+    repository.commit(&made.signed(), OWNER).unwrap();
+    made
+}
+
+fn freezes(repository: &Repository, look: Look) -> Freezes {
+    repository.freezes(look, &|| false).unwrap()
+}
+
+#[test]
+fn a_snapshot_that_lost_most_files_stops_forgetting_until_a_person_has_looked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    let shared = chunks(1, 20);
+    for (number, files) in [(1, 100), (2, 100), (3, 20), (4, 20)] {
+        back_up(&repository, [shared.clone(), chunks(10 + number, 2)].concat(), files, 0);
+    }
+    clock.advance(30 * DAY);
+    let rules = |_: &SetName| Some(newest());
+    let shown = Prune::prepare(&repository, &rules, &options(), Purpose::Show, &|| false).unwrap();
+    let frozen = shown.plan.sets[0].frozen.clone();
+    assert_eq!(frozen.len(), 1);
+    assert!(frozen[0].to_string().contains("lacks 80 of the 100 files"), "{}", frozen[0]);
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    repository.release(&set(), &frozen[0]).unwrap();
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 3);
+}
+
+#[test]
+fn a_snapshot_that_rewrites_most_bytes_stops_forgetting_whatever_its_source_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository, clock) = store_now(folder.path());
+    let small = chunks(1, 30);
+    let with = |large: u64| [small.clone(), (0..10).map(|n| noise(large * 100 + n, 60_000)).collect()].concat();
+    // Another tenth of it is no reason, nor is another order of everything, which makes another list.
+    let first = back_up(&repository, with(70), 31, 0);
+    let mut content = with(70);
+    content[35] = noise(1, 60_000);
+    let second = back_up(&repository, content.clone(), 31, 1);
+    content.reverse();
+    back_up(&repository, content, 31, 0);
+    assert!(freezes(&repository, Look::Measure).is_empty());
+    // One large file of 31 has other content, and its source says nothing of that.
+    let attack = back_up(&repository, with(71), 31, 0);
+    clock.advance(30 * DAY);
+
+    let expected = |freezes: &Freezes| match freezes.get(&set()).map(Vec::as_slice) {
+        Some([Freeze::Bytes { id: found, rewrite }]) => *found == id(&attack) && rewrite.lost > rewrite.before * 8 / 10,
+        _ => false,
+    };
+    assert!(freezes(&repository, Look::Known).is_empty(), "nobody has measured");
+    assert!(expected(&freezes(&repository, Look::Measure)));
+    assert!(freezes(&repository, Look::Known).is_empty(), "a plan changes nothing");
+    let mut scrubber = Scrubber::new(store.clone());
+    let news = scrubber.look_at_brake(&Shutdown::new()).unwrap();
+    assert!(matches!(&news[..], [News::Frozen { freeze, .. }] if freeze.snapshot() == id(&attack)), "{news:?}");
+    assert!(scrubber.look_at_brake(&Shutdown::new()).unwrap().is_empty(), "it is told once");
+    assert!(expected(&freezes(&repository, Look::Known)), "what was measured is remembered");
+    let report = prune(&repository, &newest());
+    assert_eq!((report.forgotten.len(), report.thrown_away.packs), (0, 0));
+    // Lost or damaged, it is measured again.
+    let kept = files(folder.path()).into_iter().find(|path| path.ends_with("brake.json")).unwrap();
+    let mut bytes = std::fs::read(&kept).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&kept, bytes).unwrap();
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    assert!(expected(&freezes(&repository, Look::Known)));
+    // What came after it stops nothing, and hides nothing.
+    back_up(&repository, with(71), 31, 0);
+    clock.advance(30 * DAY);
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    for made in [&first, &second, &attack] {
+        assert_whole(&repository, made);
+    }
+    let frozen = freezes(&repository, Look::Known).remove(&set()).unwrap();
+    repository.release(&set(), &frozen[0]).unwrap();
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 4);
+}
+
+/// A store with three old snapshots, of which one is forgotten, and its pack is due to go.
+fn looked_at(repository: &Repository, clock: &ManualClock) {
+    for number in 0..3 {
+        back_up(repository, chunks(number, 5), 1, 0);
+        clock.advance(8 * DAY);
+        prune(repository, &Keep { last: 2, ..Keep::default() });
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_stops_forgetting_and_throwing_away_until_it_is_right_or_released() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    looked_at(&repository, &clock);
+    let right = clock.now();
+    for days in [2, 400, -2, -400] {
+        clock.set(right + SignedDuration::from_hours(24 * days));
+        let report = prune(&repository, &newest());
+        let moved = report.forgotten.len() as u64 + report.thrown_away.packs + report.deleted.packs;
+        assert_eq!(moved, 0, "{days} days: {report:?}");
+        assert!(matches!(report.obstacle, Some(Obstacle::Clock { .. })), "{days} days: {report:?}");
+        let frozen = freezes(&repository, Look::Known).remove(&set()).unwrap();
+        assert!(frozen.iter().any(|freeze| matches!(freeze, Freeze::Jump { .. })), "{days} days: {frozen:?}");
+        // Put right, it is forgiven by the next look.
+        clock.set(right);
+        assert!(freezes(&repository, Look::Keep).is_empty(), "{days} days");
+    }
+    // A person says that it was wrong before, and is right now.
+    clock.set(right + SignedDuration::from_hours(24 * 20));
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    for freeze in freezes(&repository, Look::Known).remove(&set()).unwrap() {
+        repository.release(&set(), &freeze).unwrap();
+    }
+    assert_eq!(prune(&repository, &newest()).obstacle, None);
+    assert!(freezes(&repository, Look::Keep).is_empty());
+}
+
+/// What the look at the clock protects from: without it, what is due a year from now goes today.
+#[test]
+fn without_what_was_seen_of_the_clock_a_jump_makes_everything_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    looked_at(&repository, &clock);
+    for path in files(folder.path()).into_iter().filter(|path| path.ends_with("clock.json")) {
+        std::fs::remove_file(path).unwrap();
+    }
+    clock.set(clock.now() + SignedDuration::from_hours(24 * 400));
+    let report = prune(&repository, &newest());
+    assert!(report.forgotten.len() as u64 + report.thrown_away.packs > 0, "{report:?}");
+}
