@@ -4,24 +4,27 @@ use crate::cli::ExitStatus;
 use crate::cli::face::Face;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
+use crate::cli::send::tell_delivered;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::status::described;
-use crate::daemon::locate::{Located, locate};
+use crate::daemon::locate::{Answering, Located, locate, locate_any};
 use crate::daemon::retrieve::{self, Opened};
 use crate::daemon::service::open_store;
-use crate::daemon::{Context, Error, join};
+use crate::daemon::{Context, Error, join, phone};
 use crate::model::{EntryKind, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::ErrorCode;
 use crate::restore::action::Action;
-use crate::restore::chain::Signature;
+use crate::restore::chain::{Checked, Signature};
 use crate::restore::dir_target::{DirTarget, SetIds};
 use crate::restore::plan::Plan;
 use crate::restore::select::{Include, Selection};
 use crate::restore::zip_target::ZipTarget;
 use crate::restore::{self, Conflict, PlanOptions};
+use crate::server::share::snapshot::{SnapshotOptions, SnapshotTree};
+use crate::server::share::tree::Tree;
 use crate::vault::Vault;
 use clap::ValueEnum;
 use serde_json::json;
@@ -35,6 +38,7 @@ use std::time::Instant;
     after_help = "What is there already is never replaced unless asked: a second file gets a name of its own.\n\n\
     Examples:\n  lan-backup restore nas --to ~/rescue\n  lan-backup restore nas latest~2:Documents/letters --to ~/letters\n  \
     lan-backup restore nas --to ~/photos --include '*.jpg'\n  lan-backup restore nas --zip all.zip\n  \
+    lan-backup restore local latest --of phone --to-device phone      back onto the phone that sent it\n  \
     lan-backup restore nas --of old-laptop --to ~      a lost device's backup, on a new one"
 )]
 pub struct Args {
@@ -44,11 +48,14 @@ pub struct Args {
     #[arg(default_value = "latest")]
     snapshot: String,
     /// Where to put it
-    #[arg(long, value_name = "DIR", required_unless_present = "zip")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["zip", "to_device"])]
     to: Option<PathBuf>,
     /// Write a zip file instead
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
     zip: Option<PathBuf>,
+    /// Send it to the LocalSend app on this device instead; nothing is written here
+    #[arg(long, value_name = "PHONE", conflicts_with_all = ["to", "zip", "dry_run", "conflict", "set_id", "adopt"])]
+    to_device: Option<String>,
     /// Of this set
     #[arg(long, value_name = "NAME")]
     set: Option<SetName>,
@@ -108,6 +115,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let progress = Arc::new(Progress::new(output.clone()));
     let monitor: Arc<dyn Monitor> = progress.clone();
     let work = Work {
+        context: &context,
         args: &args,
         selection,
         include,
@@ -180,6 +188,7 @@ fn settle_adoption<V: Vault>(
 }
 
 struct Work<'a> {
+    context: &'a Context,
     args: &'a Args,
     selection: Selection,
     include: Include,
@@ -212,6 +221,9 @@ impl Work<'_> {
             output.event("damaged", json!({ "mark": mark }));
             output.talk(&format!("careful: {}", described(mark)));
             output.talk("hint: all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit");
+        }
+        if let Some(phone) = &self.args.to_device {
+            return self.onto(phone, opened, snapshot, began).await;
         }
         let options = PlanOptions {
             snapshot: snapshot.info.id,
@@ -266,6 +278,44 @@ impl Work<'_> {
             output.talk(&format!("{} went wrong, as listed above", size::things(faults)));
         }
         Ok(ExitStatus::with_faults(faults))
+    }
+}
+
+impl Work<'_> {
+    /// Sends what was asked for to a LocalSend app, out of the snapshot and into the connection.
+    async fn onto<V: Vault>(
+        &self,
+        name: &str,
+        opened: &Opened<V>,
+        snapshot: &Checked,
+        began: Instant,
+    ) -> Result<ExitStatus, Error> {
+        let mut face = Face::new(self.output.clone(), self.args.pin_file.clone());
+        let phone = tokio::select! {
+            answering = locate_any(self.context, name, &mut face) => match answering? {
+                Answering::Phone(phone) => phone,
+                Answering::LanBackup(located) => {
+                    let message = format!("`{}` runs lan-backup itself", located.alias);
+                    return Err(Error::usage(message, "run `lan-backup restore` there: it asks this device for the files"));
+                }
+            },
+            () = self.shutdown.stopped() => return Err(Error::Stopped),
+        };
+        let options = SnapshotOptions {
+            snapshot: snapshot.info.id,
+            manifest: snapshot.record.manifest.clone(),
+            path: self.selection.path.clone(),
+            title: String::new(),
+            scratch: self.scratch.clone(),
+        };
+        let monitor: Arc<dyn Monitor> = self.progress.clone();
+        let tree = SnapshotTree::open(opened.vault.clone(), options, monitor.clone()).await?;
+        let (tree, context): (Arc<dyn Tree>, _) = (Arc::new(tree), self.context);
+        let sending = phone::deliver_from(context, &phone, tree, &self.include, &mut face, monitor, self.shutdown);
+        let delivered = sending.await;
+        self.progress.finish();
+        let faults = self.progress.faults() + opened.alarms.len() as u64;
+        Ok(tell_delivered(&phone, delivered?, faults, began, self.output))
     }
 }
 

@@ -10,10 +10,10 @@ use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::codec::Compression;
+use crate::daemon::Error;
 use crate::daemon::locate::{Answering, locate_any};
-use crate::daemon::phone::{self, Phone};
+use crate::daemon::phone::{self, Delivered, Packing, Phone};
 use crate::daemon::send::{self, Prepared, SendOptions};
-use crate::daemon::{Context, Error};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use serde_json::json;
@@ -25,7 +25,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Nothing is left out unless asked. Patterns have the syntax of .gitignore.\n\n\
     Examples:\n  lan-backup send nas ~/Documents\n  lan-backup send nas ~/Photos ~/Mail --set home --exclude '*.tmp'\n  \
-    lan-backup send 192.168.1.7 /srv --exclude-caches --dry-run")]
+    lan-backup send 192.168.1.7 /srv --exclude-caches --dry-run\n  lan-backup send Pixel ~/Photos --zip     to a LocalSend app")]
 pub struct Args {
     /// Alias, beginning of the fingerprint, or address
     device: String,
@@ -50,6 +50,9 @@ pub struct Args {
     /// Label the snapshot
     #[arg(long, value_name = "TEXT")]
     tag: Option<String>,
+    /// To a LocalSend app: all in one zip file, which is written to this disk first
+    #[arg(long)]
+    zip: bool,
     /// Show what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -84,7 +87,12 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     };
     let filter =
         FilterOptions { exclude: args.exclude, exclude_files: args.exclude_file, exclude_caches: args.exclude_caches };
+    let packing = if args.zip { Packing::Zip } else { Packing::Files };
     let located = match answering {
+        Answering::LanBackup(_) if args.zip => {
+            let message = format!("`{}` keeps backups, which are never one zip file", args.device);
+            return Err(Error::usage(message, "leave out --zip; `restore --zip` gives one when it is wanted"));
+        }
         Answering::LanBackup(located) => located,
         Answering::Phone(_) if args.dry_run => {
             let message =
@@ -92,7 +100,13 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
             return Err(Error::usage(message, "leave out --dry-run: its person is asked before anything is sent"));
         }
         Answering::Phone(phone) => {
-            return to_phone(&context, &phone, &args.paths, &filter, &mut face, &output, &shutdown).await;
+            let progress = Arc::new(Progress::new(output.clone()));
+            let monitor: Arc<dyn Monitor> = progress.clone();
+            let paths = &args.paths;
+            let sending = phone::deliver(&context, &phone, paths, &filter, packing, &mut face, monitor, &shutdown);
+            let delivered = sending.await;
+            progress.finish();
+            return Ok(tell_delivered(&phone, delivered?, progress.faults(), began, &output));
         }
     };
     let options = SendOptions {
@@ -144,23 +158,8 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     Ok(ExitStatus::with_faults(faults))
 }
 
-/// Sends files to a LocalSend app.
-pub async fn to_phone(
-    context: &Context,
-    phone: &Phone,
-    paths: &[PathBuf],
-    filter: &FilterOptions,
-    face: &mut Face,
-    output: &Output,
-    shutdown: &Shutdown,
-) -> Result<ExitStatus, Error> {
-    let began = Instant::now();
-    let progress = Arc::new(Progress::new(output.clone()));
-    let monitor: Arc<dyn Monitor> = progress.clone();
-    let delivered = phone::deliver(context, phone, paths, filter, face, monitor, shutdown).await;
-    progress.finish();
-    let delivered = delivered?;
-    let faults = progress.faults();
+/// Says what a LocalSend app has got.
+pub fn tell_delivered(phone: &Phone, delivered: Delivered, faults: u64, began: Instant, output: &Output) -> ExitStatus {
     output.event(
         "finished",
         json!({
@@ -182,7 +181,7 @@ pub async fn to_phone(
     if faults > 0 {
         output.talk(&format!("{} did not arrive, as listed above", size::things(faults)));
     }
-    Ok(ExitStatus::with_faults(faults))
+    ExitStatus::with_faults(faults)
 }
 
 fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {

@@ -3,33 +3,35 @@
 //! Only for devices that are not paired: a paired one that announces itself as LocalSend only is never called this way, because
 //! whoever makes it look so would get the files by a weaker door. What LocalSend cannot carry (links, empty folders, devices) is named.
 
-use crate::backup::Roots;
-use crate::backup::filter::{Filter, FilterOptions};
-use crate::backup::walk::Walk;
+mod outgoing;
+
+use crate::backup::filter::FilterOptions;
 use crate::client::{self, Client, Offered};
+use crate::daemon::phone::outgoing::{Outgoing, choose, collect, file_type, pack, read};
 use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
 use crate::daemon::{Context, Error, Result};
 use crate::identity::Expect;
-use crate::model::{Alias, FileTime, Fingerprint};
+use crate::model::{Alias, Fingerprint};
 use crate::monitor::{Counter, Fault, Monitor, Phase};
-use crate::platform::clock::SystemClock;
+use crate::platform::Context as _;
 use crate::platform::shutdown::Shutdown;
-use crate::platform::{attributes, fs};
 use crate::protocol::Announcement;
-use crate::protocol::localsend::{FileOffer, FileTimes, FilesWanted, MAX_FILES, PrepareFiles};
+use crate::protocol::localsend::{FileOffer, FileTimes, FilesWanted, PrepareFiles};
+use crate::restore::select::Include;
 use crate::server::ServerEvent;
-use bytes::Bytes;
+use crate::server::share::tree::Tree;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
+
+pub use outgoing::Packing;
 
 /// Files under way at once, as apps have it.
 const PARALLEL: usize = 2;
@@ -39,8 +41,7 @@ const MAX_TRIES: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Times that a person may type the PIN.
 const MAX_PINS: u32 = 3;
-/// Bytes read from a file at a time, and pieces waiting for the connection.
-const PIECE: usize = 256 << 10;
+/// Pieces waiting for the connection.
 const PIECES: usize = 4;
 
 /// A LocalSend app that answered just now.
@@ -73,35 +74,70 @@ pub struct Delivered {
     pub failed: u64,
 }
 
-/// One file on this machine.
-#[derive(Clone, Debug)]
-struct Outgoing {
-    source: PathBuf,
-    name: String,
-    size: u64,
-    modified: FileTime,
-}
-
-/// Sends what is below `paths`.
+/// Sends what is below `paths`, file by file or packed.
 ///
 /// # Errors
 /// A no, a PIN that was not given, or what stopped it. Files that could not be sent are faults.
+#[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
 pub async fn deliver(
     context: &Context,
     phone: &Phone,
     paths: &[PathBuf],
     filter: &FilterOptions,
+    packing: Packing,
     pin: &mut dyn PhonePin,
     monitor: Arc<dyn Monitor>,
     shutdown: &Shutdown,
 ) -> Result<Delivered> {
-    if context.trust.find(&phone.fingerprint).is_some() {
-        return Err(Error::PairedAsLocalSend(phone.alias.to_string()));
-    }
+    refuse_paired(context, phone)?;
+    // Holds the zip until it was sent.
+    let scratch = tempfile::tempdir_in(context.home.cache());
+    let scratch = scratch.context("create a folder in", context.home.cache())?;
     let files = {
         let (paths, filter, monitor) = (paths.to_vec(), filter.clone(), monitor.clone());
-        tokio::task::spawn_blocking(move || collect(&paths, &filter, &*monitor)).await.map_err(|_| Error::Stopped)??
+        let (folder, clock, stop) = (scratch.path().to_owned(), context.clock.clone(), shutdown.clone());
+        tokio::task::spawn_blocking(move || match packing {
+            Packing::Files => collect(&paths, &filter, &*clock, &*monitor),
+            Packing::Zip => pack(&paths, &filter, &folder, &*clock, &monitor, &stop).map(|zip| vec![zip]),
+        })
     };
+    let files = files.await.map_err(|_| Error::Stopped)??;
+    hand_over(context, phone, files, pin, monitor, shutdown).await
+}
+
+/// Sends files of a snapshot, as they come out of it: nothing is written here.
+///
+/// # Errors
+/// As [`deliver`], and the vault's.
+pub async fn deliver_from(
+    context: &Context,
+    phone: &Phone,
+    tree: Arc<dyn Tree>,
+    include: &Include,
+    pin: &mut dyn PhonePin,
+    monitor: Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<Delivered> {
+    refuse_paired(context, phone)?;
+    let files = choose(&tree, include, &*monitor).await?;
+    hand_over(context, phone, files, pin, monitor, shutdown).await
+}
+
+fn refuse_paired(context: &Context, phone: &Phone) -> Result<()> {
+    match context.trust.find(&phone.fingerprint) {
+        Some(_) => Err(Error::PairedAsLocalSend(phone.alias.to_string())),
+        None => Ok(()),
+    }
+}
+
+async fn hand_over(
+    context: &Context,
+    phone: &Phone,
+    files: Vec<Outgoing>,
+    pin: &mut dyn PhonePin,
+    monitor: Arc<dyn Monitor>,
+    shutdown: &Shutdown,
+) -> Result<Delivered> {
     let client = Client::new(&context.identity, phone.addresses.clone(), Expect::Known(phone.fingerprint))?;
     // So that its person can cancel: apps post that to the sender.
     let mut neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await.ok();
@@ -201,7 +237,7 @@ async fn send_all(
                     }
                     Err(error) => {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        monitor.fault(Fault::new(file.source.display().to_string(), &error));
+                        monitor.fault(Fault::new(file.subject(), &error));
                     }
                 }
                 monitor.count(Counter::Entries, 1);
@@ -225,13 +261,10 @@ async fn send_one(
     loop {
         tries += 1;
         let (sender, pieces) = mpsc::channel(PIECES);
-        let reading = {
-            let (source, size, monitor) = (file.source.clone(), file.size, monitor.clone());
-            tokio::task::spawn_blocking(move || read(&source, size, &sender, &*monitor))
-        };
+        let reading = tokio::spawn(read(file.clone(), sender, monitor.clone()));
         let sent = client.send_file(wanted, id, pieces).await;
         if let Ok(Err(error)) = reading.await {
-            return Err(client::Error::Failed("the file could not be read", error.into()));
+            return Err(client::Error::Failed("the file could not be read", error));
         }
         match sent {
             // A hash that does not match is a transfer that went wrong, and so is a connection that broke.
@@ -245,27 +278,6 @@ async fn send_one(
 
 fn is_mismatch(error: &client::Error) -> bool {
     matches!(error, client::Error::Answer { status, .. } if status.as_u16() == 422)
-}
-
-/// Reads exactly `size` bytes: what has another length now is a file that changed, and is not sent as whole.
-fn read(source: &Path, size: u64, pieces: &mpsc::Sender<Bytes>, monitor: &dyn Monitor) -> std::io::Result<()> {
-    let mut file = fs::open_no_follow(source).map_err(|error| error.source)?.take(size);
-    let mut left = size;
-    while left > 0 {
-        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Err(std::io::Error::other("it became shorter meanwhile"));
-        }
-        piece.truncate(count);
-        left -= count as u64;
-        monitor.count(Counter::Bytes, count as u64);
-        // The connection ended; the call says why.
-        if pieces.blocking_send(piece.into()).is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// Returns when the person there cancelled: the certificate and the session's name are right.
@@ -288,13 +300,15 @@ fn offer(context: &Context, port: u16, files: &[Outgoing]) -> PrepareFiles {
     let file = |(number, file): (usize, &Outgoing)| {
         // In the order of the files, so that they can be put together again.
         let id = format!("{number:08}");
-        let modified = Timestamp::from_nanosecond(file.modified.as_nanos()).ok().map(|time| time.to_string());
+        let modified = file.modified.and_then(|time| Timestamp::from_nanosecond(time.as_nanos()).ok());
+        let modified = modified.map(|time| time.to_string());
         let offer = FileOffer {
             id: id.clone(),
             file_name: file.name.clone(),
             size: file.size,
             file_type: file_type(&file.name).to_owned(),
-            sha256: None,
+            // Only where it is known already. Hashing first would read every file once more, those too that the other side has.
+            sha256: file.sha256.clone(),
             preview: None,
             metadata: Some(FileTimes { modified, accessed: None }),
         };
@@ -304,79 +318,29 @@ fn offer(context: &Context, port: u16, files: &[Outgoing]) -> PrepareFiles {
     PrepareFiles { info, files }
 }
 
-/// Apps show pictures as pictures and put them into the gallery.
-fn file_type(name: &str) -> &'static str {
-    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    match extension.as_str() {
-        "jpg" | "jpeg" => "image/jpeg",
-        "png" => "image/png",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "heic" => "image/heic",
-        "mp4" | "m4v" => "video/mp4",
-        "mov" => "video/quicktime",
-        "mp3" => "audio/mpeg",
-        "pdf" => "application/pdf",
-        "zip" => "application/zip",
-        "apk" => "application/vnd.android.package-archive",
-        _ => "application/octet-stream",
-    }
-}
-
-/// The files below `paths`; what LocalSend has no word for is named.
-fn collect(paths: &[PathBuf], filter: &FilterOptions, monitor: &dyn Monitor) -> Result<Vec<Outgoing>> {
-    let roots = Roots::resolve(paths)?;
-    let filter = Filter::new(filter)?;
-    let mut files = Vec::new();
-    let skip = |source: &Path, problem: &str| {
-        monitor.fault(Fault { subject: source.display().to_string(), problem: problem.to_owned() });
-    };
-    for found in Walk::new(&roots, &filter, &SystemClock, monitor) {
-        if found.metadata.is_dir() {
-            continue;
-        }
-        if !found.metadata.is_file() {
-            skip(&found.source, "is no regular file, and LocalSend sends nothing else");
-            continue;
-        }
-        let Ok(name) = String::from_utf8(found.path.as_bytes().to_vec()) else {
-            skip(&found.source, "has a name that is not UTF-8, which LocalSend cannot carry");
-            continue;
-        };
-        if name.contains('\\') {
-            skip(&found.source, "has a backslash in its name, which LocalSend apps refuse");
-            continue;
-        }
-        let modified = attributes::modified(&found.metadata);
-        files.push(Outgoing { source: found.source, name, size: found.metadata.len(), modified });
-        if files.len() > MAX_FILES {
-            let message = format!("more than {MAX_FILES} files are too many for one transfer to a LocalSend app");
-            return Err(Error::usage(message, "send them in parts, or `restore --zip` and send the zip file"));
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::usage("there is no file to send", "name a file, or a folder with files in it"));
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::filter::FilterOptions;
     use crate::client::test_server::TestServer;
     use crate::config::Home;
     use crate::daemon::locate::{Chooser, locate_any};
     use crate::identity::trust::Trust;
     use crate::model::{Device, Rights};
     use crate::monitor::recording::RecordingMonitor;
+    use crate::platform::attributes;
     use crate::protocol::paths;
+    use crate::server::share::folder::FolderTree;
     use axum::extract::{Query, State};
     use axum::http::StatusCode;
     use axum::response::{IntoResponse, Response};
     use axum::routing::{get, post};
     use axum::{Json, Router};
+    use bytes::Bytes;
+    use futures_util::FutureExt;
     use std::collections::HashMap;
     use std::net::{IpAddr, Ipv4Addr};
+    use std::path::Path;
     use std::sync::Mutex as StdMutex;
 
     /// A double of an app that receives: asks for a PIN, leaves `left.txt` out, takes a wrong hash for one first try, refuses another.
@@ -386,6 +350,8 @@ mod tests {
         files: StdMutex<HashMap<String, Vec<u8>>>,
         tries: StdMutex<HashMap<String, u32>>,
         calls: AtomicU64,
+        // Told when `hold.bin` has come, which is never answered.
+        held: tokio::sync::Notify,
     }
 
     type Shared = State<Arc<App>>;
@@ -417,6 +383,10 @@ mod tests {
         match name.as_str() {
             "folder/again.bin" if tries < 3 => StatusCode::UNPROCESSABLE_ENTITY,
             "folder/never.bin" => StatusCode::FORBIDDEN,
+            "folder/hold.bin" => {
+                app.held.notify_one();
+                std::future::pending().await
+            }
             _ => {
                 app.files.lock().unwrap().insert(name, body.to_vec());
                 StatusCode::OK
@@ -484,11 +454,11 @@ mod tests {
         std::os::unix::fs::symlink("again.bin", folder.join("link")).unwrap();
         let monitor = Arc::new(RecordingMonitor::default());
         let (mut pins, device) = (Pins(vec!["47&11", "0000"]), phone(&server));
-        let context = context(home.path());
+        let (context, folders) = (context(home.path()), [folder.clone()]);
         let filter = FilterOptions::default();
         let shutdown = Shutdown::new();
         let sending =
-            deliver(&context, &device, std::slice::from_ref(&folder), &filter, &mut pins, monitor.clone(), &shutdown);
+            deliver(&context, &device, &folders, &filter, Packing::Files, &mut pins, monitor.clone(), &shutdown);
         let delivered = sending.await.unwrap();
         let bytes = large.len() as u64 + 5;
         assert_eq!(delivered, Delivered { files: 3, bytes, not_wanted: 1, failed: 1 });
@@ -505,6 +475,82 @@ mod tests {
         let modified = again.metadata.as_ref().unwrap().modified.clone().unwrap().parse::<Timestamp>().unwrap();
         let there = attributes::modified(&std::fs::metadata(folder.join("again.bin")).unwrap());
         assert_eq!(modified.as_nanosecond(), there.as_nanos());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_folder_arrives_as_one_zip_when_asked_for() {
+        let (server, app) = start().await;
+        let (home, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = tree.path().join("folder");
+        std::fs::create_dir_all(folder.join("deep")).unwrap();
+        std::fs::write(folder.join("deep/a"), vec![7; 300_000]).unwrap();
+        std::fs::write(folder.join("b\\c"), "a name that LocalSend refuses").unwrap();
+        let monitor = Arc::new(RecordingMonitor::default());
+        let (mut pins, device, shutdown) = (Pins(vec!["47&11"]), phone(&server), Shutdown::new());
+        let (context, folders, filter) = (context(home.path()), [folder], FilterOptions::default());
+        let sending =
+            deliver(&context, &device, &folders, &filter, Packing::Zip, &mut pins, monitor.clone(), &shutdown);
+        assert_eq!(sending.await.unwrap().files, 1);
+        assert_eq!(monitor.faults(), []);
+        let bytes = app.files.lock().unwrap()["folder.zip"].clone();
+        let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut zip.by_name("folder/deep/a").unwrap(), &mut content).unwrap();
+        assert!(content == vec![7; 300_000] && zip.len() == 2);
+        let left: Vec<_> = std::fs::read_dir(context.home.cache()).unwrap().collect();
+        assert!(left.is_empty(), "the zip is gone: {left:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_tree_holds_goes_to_a_phone_and_only_what_was_asked_for() {
+        let (server, app) = start().await;
+        let (home, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.path().join("folder")).unwrap();
+        for (name, bytes) in [("folder/a.jpg", "one"), ("folder/b.txt", "two"), ("folder/empty.jpg", "")] {
+            std::fs::write(place.path().join(name), bytes).unwrap();
+        }
+        let monitor: Arc<dyn Monitor> = Arc::new(RecordingMonitor::default());
+        let tree: Arc<dyn Tree> = Arc::new(FolderTree::open(place.path(), monitor.clone()).unwrap());
+        let (mut pins, device, shutdown) = (Pins(vec!["47&11"]), phone(&server), Shutdown::new());
+        let (context, include) = (context(home.path()), Include::new(&["*.jpg".to_owned()]).unwrap());
+        let sending = deliver_from(&context, &device, tree.clone(), &include, &mut pins, monitor.clone(), &shutdown);
+        assert_eq!(sending.await.unwrap(), Delivered { files: 2, bytes: 3, not_wanted: 0, failed: 0 });
+        let files = app.files.lock().unwrap().clone();
+        assert_eq!((files.len(), files["folder/a.jpg"].as_slice()), (2, &b"one"[..]));
+        let nothing = Include::new(&["*.png".to_owned()]).unwrap();
+        let sending = deliver_from(&context, &device, tree, &nothing, &mut pins, monitor, &shutdown);
+        assert!(matches!(sending.await, Err(Error::Restore(_))), "and to nothing there is a sentence");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_person_at_the_phone_can_cancel_and_nobody_else() {
+        let (server, app) = start().await;
+        let (home, other, tree) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = tree.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("hold.bin"), "x").unwrap();
+        let monitor: Arc<dyn Monitor> = Arc::new(RecordingMonitor::default());
+        let (mut pins, device, shutdown) = (Pins(vec!["47&11"]), phone(&server), Shutdown::new());
+        let (context, folders, filter) = (context(home.path()), [folder], FilterOptions::default());
+        let sending = deliver(&context, &device, &folders, &filter, Packing::Files, &mut pins, monitor, &shutdown);
+        let stranger = crate::identity::Identity::load_or_generate(other.path()).unwrap();
+        let cancelling = async {
+            app.held.notified().await;
+            let port = app.offer.lock().unwrap().as_ref().unwrap().info.port;
+            let cancel = async |identity: &crate::identity::Identity, session: &str| {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                let client = Client::new(identity, vec![address], Expect::FirstUse).unwrap();
+                client.cancel_files(Some(session)).await.unwrap();
+            };
+            // Another certificate, and another session's name, end nothing.
+            cancel(&stranger, "a session").await;
+            cancel(&server.identity, "another").await;
+            assert!(app.held.notified().now_or_never().is_none());
+            cancel(&server.identity, "a session").await;
+        };
+        let (sent, ()) = tokio::join!(sending, cancelling);
+        assert!(matches!(sent, Err(Error::CancelledThere(_))), "{sent:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -537,12 +583,13 @@ mod tests {
         let (filter, shutdown) = (FilterOptions::default(), Shutdown::new());
         let monitor: Arc<dyn Monitor> = Arc::new(RecordingMonitor::default());
         let (mut pins, paths, device) = (Pins(vec!["47&11"]), [home.path().join("file")], phone(&server));
-        let sending = deliver(&context, &device, &paths, &filter, &mut pins, monitor.clone(), &shutdown);
+        let sending =
+            deliver(&context, &device, &paths, &filter, Packing::Files, &mut pins, monitor.clone(), &shutdown);
         assert!(matches!(sending.await, Err(Error::PairedAsLocalSend(_))));
         assert_eq!(app.calls.load(Ordering::Relaxed), 0, "no call of LocalSend's was made");
         // The control: the same device, not paired, is called.
         context.trust.remove(&server.identity.fingerprint()).unwrap();
-        let sending = deliver(&context, &device, &paths, &filter, &mut pins, monitor, &shutdown);
+        let sending = deliver(&context, &device, &paths, &filter, Packing::Files, &mut pins, monitor, &shutdown);
         assert_eq!(sending.await.unwrap().files, 1);
         assert!(app.calls.load(Ordering::Relaxed) > 0);
     }

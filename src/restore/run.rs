@@ -202,6 +202,7 @@ impl<T: Target> Writer<T> {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether the disk is full.
+pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -79,7 +79,7 @@ fn offer(item: &Item) -> Option<FileOffer> {
         file_name: String::from_utf8(item.path.as_bytes().to_vec()).ok()?,
         size,
         file_type: "application/octet-stream".to_owned(),
-        sha256: None,
+        sha256: item.sha256.map(|hash| hash.to_string()),
         preview: None,
         metadata: Some(FileTimes { modified: time.map(|time| time.to_string()), accessed: None }),
     })

@@ -139,7 +139,7 @@ fn item(folder: &RootDir, path: Option<&RelPath>, name: &Name) -> io::Result<Opt
         () if found.is_file() => Kind::File(found.len()),
         () => Kind::Other,
     };
-    Ok(Some(Item { path, kind, mtime: Some(root_dir::modified(&found)) }))
+    Ok(Some(Item { path, kind, mtime: Some(root_dir::modified(&found)), sha256: None }))
 }
 
 /// The error with the place where it happened, for the person who shares.

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     fn item(path: &[u8], kind: Kind) -> Item {
-        Item { path: RelPath::new(path).unwrap(), kind, mtime: None }
+        Item { path: RelPath::new(path).unwrap(), kind, mtime: None, sha256: None }
     }
 
     /// Every tag of a page is one of ours, and no attribute holds a quote that could end it.

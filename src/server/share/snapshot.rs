@@ -95,7 +95,7 @@ impl<V: Vault> SnapshotTree<V> {
             EntryKind::File { size, .. } => Kind::File(*size),
             EntryKind::Link { .. } => Kind::Other,
         };
-        Some(Item { path, kind, mtime: entry.metadata.mtime })
+        Some(Item { path, kind, mtime: entry.metadata.mtime, sha256: entry.metadata.sha256 })
     }
 
     fn reader(&self, start: Option<&RelPath>) -> crate::manifest::Result<EntryReader<V>> {

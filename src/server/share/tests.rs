@@ -293,7 +293,7 @@ impl Tree for Broken {
     }
 
     fn look(&self, path: RelPath) -> BoxFuture<'_, TreeResult<Option<Item>>> {
-        Box::pin(async move { Ok(Some(Item { path, kind: Kind::File(1 << 20), mtime: None })) })
+        Box::pin(async move { Ok(Some(Item { path, kind: Kind::File(1 << 20), mtime: None, sha256: None })) })
     }
 
     fn list(&self, _: Option<RelPath>, _: Option<Name>, _: usize) -> BoxFuture<'_, TreeResult<Vec<Item>>> {

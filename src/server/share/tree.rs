@@ -2,7 +2,7 @@
 //! the bytes lie.
 
 use crate::manifest;
-use crate::model::{FileTime, Name, RelPath};
+use crate::model::{ContentHash, FileTime, Name, RelPath};
 use crate::platform::root_dir;
 use crate::platform::shutdown::Shutdown;
 use crate::restore;
@@ -58,6 +58,8 @@ pub struct Item {
     pub kind: Kind,
     /// Last change.
     pub mtime: Option<FileTime>,
+    /// The hash of a file that came from a LocalSend app with one.
+    pub sha256: Option<ContentHash>,
 }
 
 /// Gives a range of bytes of a file, in order, and returns when they were taken, or when nobody takes them any more.
