@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`connection`] [`connections`] [`stream`] | from a TCP connection to a proved caller |
 //! | [`router`] [`call`] [`api_error`] [`body`] [`limits`] | from a request to a handler, and back |
-//! | [`state`] [`events`] [`approval`] [`desk`] | what handlers share; people |
+//! | [`state`] [`shares`] [`events`] [`approval`] [`desk`] | what handlers share; what devices share; people |
 //! | [`pairing`] [`allowance`] [`windows`] [`pair_routes`] | PIN windows: rules, count, effects, words |
 //! | [`sessions`] [`opening`] [`waiting`] [`cancel`] | sessions: rules, questions, long polls, their end |
 //! | [`prepare_upload`] [`manifest`] [`room`] [`missing`] [`upload`] [`finish`] | a backup, in the order of its calls |
@@ -54,6 +54,7 @@ mod prepare_upload;
 mod room;
 mod rotated;
 mod router;
+mod shares;
 mod state;
 mod stream;
 pub(crate) mod upload;

@@ -8,7 +8,7 @@ use crate::client::error::{Error, Result};
 use crate::client::order::Order;
 use crate::client::retry::{self, UploadSize, retry};
 use crate::client::{Client, Traffic};
-use crate::model::limits::{MAX_BLOCK_PLAIN_BYTES, MAX_FETCH_IDS, MAX_MISSING_IDS};
+use crate::model::limits::{MAX_BLOCK_PLAIN_BYTES, MAX_FETCH_IDS, MAX_MISSING_IDS, MAX_UPLOAD_CHUNKS};
 use crate::model::{Block, ChunkId, RepositoryParameters, SessionId, SignedRecord, SnapshotId, SnapshotInfo};
 use crate::protocol::session::{Finish, SessionAnswer, SessionLimits};
 use crate::signer;
@@ -132,10 +132,11 @@ impl RemoteVault {
 
 /// How many of `blocks`, at least one, go into an upload of at most `size` bytes.
 fn batch(blocks: &[Block], size: u64) -> usize {
-    let mut total = 0;
+    let (mut total, mut chunks) = (0, 0);
     let fits = blocks.iter().take_while(|block| {
         total += block.encoded_length();
-        total <= size
+        chunks += block.header.chunks.len();
+        total <= size && chunks <= MAX_UPLOAD_CHUNKS
     });
     fits.count().max(1)
 }
@@ -461,6 +462,17 @@ mod tests {
         assert_eq!(receiver.held().uploads.len(), 5);
         assert!(receiver.held().uploads.iter().all(|length| *length <= 5000));
         assert!(vault.put(vec![block(1, 6000)]).await.is_err());
+    }
+
+    #[test]
+    fn no_upload_has_more_chunks_than_the_receiver_takes() {
+        let crumbs = |n: u64| {
+            let chunks: Vec<_> = (0..4000_u64).map(|m| Bytes::from((n << 32 | m).to_le_bytes().to_vec())).collect();
+            let chunks: Vec<_> = chunks.into_iter().map(|bytes| (chunk_id(&bytes), bytes)).collect();
+            Encoder::new(Compression::None).encode(&chunks)
+        };
+        let blocks: Vec<_> = (0..5).map(crumbs).collect();
+        assert_eq!(batch(&blocks, u64::MAX), MAX_UPLOAD_CHUNKS / 4000);
     }
 
     #[tokio::test]

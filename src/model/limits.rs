@@ -20,6 +20,9 @@ pub const MAX_BLOCK_PLAIN_BYTES: u32 = 4 << 20;
 pub const BLOCK_TARGET_BYTES: u32 = 1 << 20;
 /// One upload, and so one pack: large enough that an fsync is cheap beside it, small enough to be sent again.
 pub const MAX_UPLOAD_BYTES: u64 = 16 << 20;
+/// Chunks in one upload: what is known of each is in memory at both ends until the pack is durable. 45 MiB of files of a usual size
+/// have fewer.
+pub const MAX_UPLOAD_CHUNKS: usize = 8192;
 /// Ids in one `missing` request: 128 KiB of body.
 pub const MAX_MISSING_IDS: usize = 4096;
 /// Ids in one `chunks` request.

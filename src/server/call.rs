@@ -8,6 +8,7 @@ use crate::server::connection::Connection;
 use axum::body::Body;
 use axum::extract::Query;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, StatusCode, header};
 use serde::Serialize;
@@ -87,6 +88,11 @@ impl Call {
 pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
     let json = serde_json::to_vec(value).expect("messages have only string keys");
     (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// A success whose JSON is written already.
+pub(crate) fn json_text(json: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 /// An answer of plain bytes.

@@ -142,7 +142,7 @@ impl Acceptor {
             tracing::debug!(%address, "too many connections from one address");
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let activity = Arc::new(Activity::default());
+        let activity = place.activity();
         let stream = Guarded::new(line, self.pace, kill, activity.clone());
         let connection = Connection { id: place.id(), address, fingerprint, exporter, is_plain, activity, place };
         Ok((stream, connection))

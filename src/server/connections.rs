@@ -2,11 +2,12 @@
 //!
 //! Strangers never lock out a paired device: when all places are taken, somebody who is not paired (or has not finished its
 //! handshake) makes room: the oldest connection of the address that holds the most of them, so whoever opens many only ever
-//! pushes out its own. A paired device holds half of the places at most. Only when paired devices hold all of them is a new
-//! connection turned away.
+//! pushes out its own. A paired device holds half of the places at most. When paired devices hold all of them, one on which nothing
+//! is asked makes room, of the device that holds the most; only when all are in use is a new connection turned away.
 
 use crate::model::Fingerprint;
 use crate::server::limits::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_UNPAIRED_PER_ADDRESS};
+use crate::server::stream::Activity;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ struct Row {
     shaken: bool,
     paired: bool,
     kill: CancellationToken,
+    activity: Arc<Activity>,
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +32,27 @@ struct Table {
 }
 
 impl Table {
-    /// Who makes room: the oldest connection of the address with the most strangers.
+    /// Who makes room: a stranger, or else a paired device's connection that it does not use now, and can make again.
     fn makes_room(&self) -> Option<u64> {
+        self.stranger().or_else(|| self.idle())
+    }
+
+    /// The oldest idle connection of the paired device that has the most connections, of those that have an idle one.
+    fn idle(&self) -> Option<u64> {
+        let mut devices: HashMap<Option<Fingerprint>, (usize, Option<u64>)> = HashMap::new();
+        for (id, row) in self.rows.iter().filter(|(_, row)| row.paired) {
+            let (count, oldest) = devices.entry(row.fingerprint).or_default();
+            *count += 1;
+            if row.activity.is_idle() {
+                oldest.get_or_insert(*id);
+            }
+        }
+        let with_idle = devices.into_values().filter_map(|(count, oldest)| Some((count, oldest?)));
+        with_idle.max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest))).map(|(_, oldest)| oldest)
+    }
+
+    /// The oldest connection of the address with the most strangers.
+    fn stranger(&self) -> Option<u64> {
         let mut strangers: HashMap<IpAddr, (usize, u64)> = HashMap::new();
         for (id, row) in self.rows.iter().filter(|(_, row)| !row.paired) {
             strangers.entry(row.address).or_insert((0, *id)).0 += 1;
@@ -51,6 +72,7 @@ impl Connections {
     /// A place for a connection from `address`. When there is none, what `kill` gives has fired already.
     pub(crate) fn enter(&self, address: IpAddr) -> Place {
         let kill = CancellationToken::new();
+        let activity = Arc::new(Activity::default());
         let mut table = self.table();
         table.last_id += 1;
         let id = table.last_id;
@@ -61,11 +83,12 @@ impl Connections {
             }
         }
         if !kill.is_cancelled() {
-            let row = Row { address, fingerprint: None, shaken: false, paired: false, kill: kill.clone() };
+            let (kill, activity) = (kill.clone(), activity.clone());
+            let row = Row { address, fingerprint: None, shaken: false, paired: false, kill, activity };
             table.rows.insert(id, row);
         }
         drop(table);
-        Place { inner: Arc::new(Inner { connections: self.clone(), id, kill }) }
+        Place { inner: Arc::new(Inner { connections: self.clone(), id, kill, activity }) }
     }
 
     /// Ends all connections of a device; the number of them.
@@ -106,6 +129,7 @@ struct Inner {
     connections: Connections,
     id: u64,
     kill: CancellationToken,
+    activity: Arc<Activity>,
 }
 
 impl Place {
@@ -117,6 +141,11 @@ impl Place {
     /// Fires when the connection must end.
     pub(crate) fn kill(&self) -> CancellationToken {
         self.inner.kill.clone()
+    }
+
+    /// What goes on on it.
+    pub(crate) fn activity(&self) -> Arc<Activity> {
+        self.inner.activity.clone()
     }
 
     /// The handshake is done. `false` when the address has too many connections of strangers, or the device too many.
@@ -219,9 +248,19 @@ mod tests {
         assert_eq!(known(&first), MAX_CONNECTIONS_PER_DEVICE);
         let second = enter(2, MAX_CONNECTIONS - MAX_CONNECTIONS_PER_DEVICE);
         assert_eq!(known(&second), second.len());
-        assert!(connections.enter(HOME).kill().is_cancelled(), "a new one is turned away");
         assert_eq!(connections.paired_devices().len(), 2);
-        assert_eq!(connections.kill(device(1)), MAX_CONNECTIONS_PER_DEVICE);
+        let all = first[..MAX_CONNECTIONS_PER_DEVICE].iter().chain(&second);
+        let all: Vec<_> = all.map(|(place, _)| place).collect();
+        let busy: Vec<_> = all.iter().map(|place| place.activity().busy()).collect();
+        assert!(connections.enter(HOME).kill().is_cancelled(), "a new one is turned away while all are in use");
+        assert!(all.iter().all(|place| !place.kill().is_cancelled()));
+        drop(busy);
+        // What is not used makes room for who comes.
+        let late = connections.enter(HOME);
+        assert!(!late.kill().is_cancelled() && late.known(Some(device(3)), true));
+        let closed: Vec<_> = all.iter().filter(|place| place.kill().is_cancelled()).map(|place| place.id()).collect();
+        assert_eq!(closed, [first[0].0.id()], "the oldest of those who have the most");
+        assert_eq!(connections.kill(device(1)), MAX_CONNECTIONS_PER_DEVICE - 1);
         assert!(first[..MAX_CONNECTIONS_PER_DEVICE].iter().all(|(place, _)| place.kill().is_cancelled()));
         assert!(second.iter().all(|(place, _)| !place.kill().is_cancelled()));
     }

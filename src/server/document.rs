@@ -10,7 +10,8 @@ use crate::protocol::{Announcement, ErrorBody, ErrorCode, paths};
 use crate::server::allowance::WINDOWS_A_DAY;
 use crate::server::limits::{
     MAX_CALLS_PER_DEVICE, MAX_CALLS_PER_SESSION, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_DEVICE, MAX_SESSIONS_PER_DEVICE,
-    MAX_TRANSFERS, MAX_UNPAIRED_PER_ADDRESS, Pace,
+    MAX_TRANSFERS, MAX_TRANSFERS_PER_DEVICE, MAX_UNPAIRED_PER_ADDRESS, Pace, TRANSFER_MEMORY,
+    TRANSFER_MEMORY_PER_DEVICE,
 };
 use crate::server::pairing::{ATTEMPTS, WINDOW_LIFE};
 use crate::server::router::{Need, ROUTES, Verb};
@@ -87,8 +88,9 @@ fn the_numbers_of_the_limits_are_the_codes() {
         format!("one at a time; {} s, {ATTEMPTS} attempts; {WINDOWS_A_DAY} in 24 hours", WINDOW_LIFE.as_secs()),
         format!("{MAX_SESSIONS_PER_DEVICE} of one device, 1,024 in all"),
         format!(
-            "{MAX_CALLS_PER_SESSION} of one session, {MAX_CALLS_PER_DEVICE} of one device; {MAX_TRANSFERS} transfers"
+            "{MAX_CALLS_PER_SESSION} of one session, {MAX_CALLS_PER_DEVICE} of one device; {MAX_TRANSFERS} transfers, {MAX_TRANSFERS_PER_DEVICE} of one device"
         ),
+        format!("{} MiB, {} MiB of one device", TRANSFER_MEMORY >> 20, TRANSFER_MEMORY_PER_DEVICE >> 20),
     ] {
         assert!(limits.contains(&text), "{text}");
     }

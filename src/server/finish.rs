@@ -7,6 +7,7 @@ use crate::server::api_error::ApiError;
 use crate::server::body::read_json;
 use crate::server::call::{Call, json};
 use crate::server::events::ServerEvent;
+use crate::server::limits::MAX_RECORDS_BYTES;
 use crate::server::room;
 use crate::server::sessions::{SessionKind, Use};
 use crate::server::state::{Shared, blocking};
@@ -36,7 +37,11 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
         let id = signer::snapshot_id(&signed);
         // One whose answer was lost is there, and takes no more room.
         if repository.snapshot(&id)?.is_none() {
-            room::check(&committing, Some(&repository), signed.record.len() as u64)?;
+            let bytes = signed.record.len() as u64;
+            room::check(&committing, Some(&repository), bytes)?;
+            if repository.record_bytes()?.saturating_add(bytes) > MAX_RECORDS_BYTES {
+                return Err(ApiError::full("the list of snapshots is as long as another device can read"));
+            }
         }
         let committed =
             if without_data { repository.commit_without_data(&signed, from) } else { repository.commit(&signed, from) };

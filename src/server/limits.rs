@@ -29,16 +29,30 @@ pub(crate) const MAX_SESSIONS: usize = 1024;
 pub(crate) const MAX_CALLS_PER_SESSION: usize = 16;
 /// What sources are told to keep to: enough to hide a round trip, few enough that each finishes.
 pub(crate) const PARALLEL_CALLS: usize = 4;
-/// Calls of all sessions of one device under way at once: below [`MAX_TRANSFERS`], so that one device never takes them all.
+/// Calls of all sessions of one device under way at once: its transfers, and questions beside them.
 pub(crate) const MAX_CALLS_PER_DEVICE: usize = 24;
-/// Uploads, manifests and downloads under way at once, each with one block in memory: bounds memory and threads.
-pub(crate) const MAX_TRANSFERS: usize = 32;
+/// Uploads, manifests and downloads under way at once: bounds threads, and what each of them keeps beside its blocks.
+pub(crate) const MAX_TRANSFERS: u32 = 32;
+/// Those of one device: half of all, so that no device locks out the others; a source of four sets at once has them all.
+pub(crate) const MAX_TRANSFERS_PER_DEVICE: u32 = MAX_TRANSFERS / 2;
+/// What blocks and lists under way take of memory is counted in units of this many bytes.
+pub(crate) const MEMORY_UNIT: u64 = 64 << 10;
+/// Memory of all blocks and lists under way: with what the rest of the receiver takes, below 256 MiB whatever callers do.
+pub(crate) const TRANSFER_MEMORY: u64 = 112 << 20;
+/// That of one device: half of all, for the same reason as with places.
+pub(crate) const TRANSFER_MEMORY_PER_DEVICE: u64 = TRANSFER_MEMORY / 2;
+/// What reading a list of files takes: a zstd window, a line, and the entry that is made of it.
+pub(crate) const LIST_MEMORY: u64 = 12 << 20;
+/// What making a block ready for a download takes: the block, its plain bytes, and what is cut from it.
+pub(crate) const BLOCK_MEMORY: u64 = 9 << 20;
+/// Bytes of all records of one repository: as a list, what a device reads of another one at the most (64 MiB).
+pub(crate) const MAX_RECORDS_BYTES: u64 = 40 << 20;
 /// A transfer that finds all places taken waits so long for one.
 pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(20);
 /// Pieces of a body between the network and the blocking side.
 pub(crate) const BODY_CHANNEL: usize = 8;
-/// Blocks between the store and the network in a download.
-pub(crate) const BLOCK_CHANNEL: usize = 2;
+/// Pieces between the store and the network in a download: two blocks, each with its header before it.
+pub(crate) const BLOCK_CHANNEL: usize = 4;
 /// A session without a call is forgotten after this: what arrived stays in the store.
 pub(crate) const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// A waiting session (or pairing request) whose caller has not asked again for this long is gone: three long polls.
@@ -75,6 +89,11 @@ pub(crate) const SHARE_LISTS: usize = 2;
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What live requests get to finish in when the server stops.
 pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Units of [`MEMORY_UNIT`] that hold so many bytes.
+pub(crate) fn memory_units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX)
+}
 
 /// Time limits of one connection; a value, so that tests need not wait as long as strangers may dawdle.
 #[derive(Clone, Copy, Debug)]

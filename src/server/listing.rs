@@ -4,19 +4,25 @@ use crate::identity::Trust;
 use crate::model::{Right, SnapshotId};
 use crate::protocol::listing::{Listing, RepositoryListing};
 use crate::server::api_error::ApiError;
-use crate::server::call::{Call, json};
+use crate::server::call::{Call, json, json_text};
+use crate::server::limits::memory_units;
 use crate::server::sessions::Use;
 use crate::server::state::{CallUnderWay, Shared, blocking};
 use crate::store::Repository;
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use std::sync::Arc;
 
 /// `GET snapshots`: with a session header, those of its repository; else of all that the caller may see.
 pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
+    let device = call.peer()?.fingerprint;
     let seen = seen_by(&shared, call).await?;
     let listing = blocking(move || {
         let repositories = seen.repositories()?;
+        let bytes = repositories.iter().map(|repository| repository.record_bytes()).sum::<Result<u64, _>>()?;
+        // The records themselves, and the text that is made of them.
+        let mut memory = shared.memory(device, bytes.saturating_mul(3))?;
         let rows = repositories.iter().map(|repository| {
             Ok(RepositoryListing {
                 repository: repository.parameters(),
@@ -26,9 +32,12 @@ pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Respons
                 snapshots: repository.snapshots()?,
             })
         });
-        Ok(Listing { repositories: rows.collect::<Result<_, ApiError>>()? })
+        let listing = Listing { repositories: rows.collect::<Result<_, ApiError>>()? };
+        let json = serde_json::to_vec(&listing).expect("messages have only string keys");
+        memory.shrink(memory_units(json.len() as u64));
+        Ok(memory.held_by(Bytes::from(json)))
     });
-    Ok(json(StatusCode::OK, &listing.await?))
+    Ok(json_text(listing.await?))
 }
 
 /// `GET snapshots/{id}`.

@@ -11,7 +11,7 @@ use crate::server::api_error::ApiError;
 use crate::server::approval::Question;
 use crate::server::body::{Paced, feed};
 use crate::server::call::Call;
-use crate::server::limits::MAX_PREPARE_BODY_BYTES;
+use crate::server::limits::{LIST_MEMORY, MAX_PREPARE_BODY_BYTES};
 use crate::server::manifest;
 use crate::server::opening::{answer, ask, new_session, opened_or_not};
 use crate::server::room;
@@ -24,10 +24,17 @@ use std::sync::Arc;
 /// `POST prepare-upload`.
 pub(crate) async fn prepare_upload(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let trust = call.peer()?.clone();
-    let permit = shared.transfer().await?;
+    let place = shared.transfer(trust.fingerprint).await?;
     let body = Paced::new(call.into_body(), MAX_PREPARE_BODY_BYTES, shared.pace);
-    let (header, _) = feed(body, manifest::read).await?;
-    drop(permit);
+    let read = {
+        let shared = shared.clone();
+        move |incoming| {
+            let _memory = shared.memory(trust.fingerprint, LIST_MEMORY)?;
+            manifest::read(incoming)
+        }
+    };
+    let (header, _) = feed(body, read).await?;
+    drop(place);
 
     let known = blocking({
         let (shared, trust, header) = (shared.clone(), trust.clone(), header.clone());

@@ -17,18 +17,22 @@ use crate::server::approval::{ApprovalRequest, Approver, Question};
 use crate::server::connections::Connections;
 use crate::server::events::{Events, ServerEvent};
 use crate::server::impostors::Impostors;
-use crate::server::limits::{MAX_TRANSFERS, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_WAIT};
+use crate::server::limits::{
+    MAX_TRANSFERS, MAX_TRANSFERS_PER_DEVICE, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_MEMORY,
+    TRANSFER_MEMORY_PER_DEVICE, memory_units,
+};
 use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
 use crate::server::room::OnTheWay;
 use crate::server::sessions::{Session, SessionKind, Sessions, Use};
+use crate::server::shares::{Share, Shares};
 use crate::store::{Repository, Store};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 /// What an exchange keeps between `pair/start` and `pair/confirm`.
 #[derive(Debug)]
@@ -66,7 +70,8 @@ pub(crate) struct Shared {
     pairing: Mutex<Pairing<Exchange>>,
     once: Mutex<Vec<(Fingerprint, SetName, Instant)>>,
     creating: Mutex<()>,
-    transfers: Arc<Semaphore>,
+    transfers: Shares,
+    memory: Shares,
     changed: watch::Sender<u64>,
     numbers: AtomicU64,
 }
@@ -105,7 +110,8 @@ impl Shared {
             pairing: Mutex::new(Pairing::new(options.accept)),
             once: Mutex::default(),
             creating: Mutex::default(),
-            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            transfers: Shares::new(MAX_TRANSFERS, MAX_TRANSFERS_PER_DEVICE),
+            memory: Shares::new(memory_units(TRANSFER_MEMORY), memory_units(TRANSFER_MEMORY_PER_DEVICE)),
             changed: watch::Sender::new(0),
             numbers: AtomicU64::new(0),
         }
@@ -232,11 +238,20 @@ impl Shared {
         Ok(CallUnderWay { repository: repository.await?, counted: under_way })
     }
 
-    /// A place among the transfers under way; 503 when none is free for long.
-    pub(crate) async fn transfer(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = tokio::time::timeout(TRANSFER_WAIT, self.transfers.clone().acquire_owned()).await;
-        let busy = || ApiError::busy("too many transfers at once");
-        permit.map_err(|_| busy())?.map_err(|_| busy())
+    /// A place among the transfers under way for a device; 503 when none is free for long.
+    pub(crate) async fn transfer(&self, device: Fingerprint) -> Result<Share, ApiError> {
+        self.transfers.take(device, 1).await
+    }
+
+    /// Transfers that have a place.
+    #[cfg(test)]
+    pub(crate) fn transfers_under_way(&self) -> u32 {
+        self.transfers.taken(MAX_TRANSFERS)
+    }
+
+    /// Memory for so many bytes that are under way; 503 when it is not free for long. Blocking.
+    pub(crate) fn memory(&self, device: Fingerprint, bytes: u64) -> Result<Share, ApiError> {
+        self.memory.take_blocking(device, memory_units(bytes))
     }
 
     /// Ends everything that a device has under way, after it was unpaired.

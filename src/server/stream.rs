@@ -33,6 +33,11 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// Whether no request is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Acquire) == 0
+    }
+
     /// From now on a person may be typing between two requests.
     pub(crate) fn expect_a_person(&self) {
         self.person.store(true, Ordering::Release);

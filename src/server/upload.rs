@@ -1,9 +1,9 @@
 //! `upload`: one batch of blocks becomes one pack.
 //!
-//! Parsed and verified as it streams in, one block in memory at a time, on the blocking side. Nothing is kept of a batch that
+//! Parsed and verified as it streams in, one block in memory at a time, and that counted, on the blocking side. Nothing is kept of a batch that
 //! breaks off or holds one wrong block: the writer is dropped, and with it the pack.
 
-use crate::model::limits::MAX_UPLOAD_BYTES;
+use crate::model::limits::{MAX_UPLOAD_BYTES, MAX_UPLOAD_CHUNKS};
 use crate::model::{Block, BlockHeader};
 use crate::protocol::session::Uploaded;
 use crate::server::api_error::ApiError;
@@ -23,7 +23,7 @@ pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, 
     let device = call.peer()?.fingerprint;
     let mut under_way = shared.begin_call(call.session()?, device, Use::Write).await?;
     let repository = under_way.repository.clone();
-    let _permit = shared.transfer().await?;
+    let _place = shared.transfer(device).await?;
     let announced = call.announced_length().unwrap_or(MAX_UPLOAD_BYTES);
     let body = Paced::new(call.into_body(), MAX_UPLOAD_BYTES, shared.pace);
     let write = {
@@ -31,8 +31,16 @@ pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, 
         move |mut incoming| {
             let _room = room::claim(&shared, &repository, device, announced)?;
             let mut writer = repository.begin_pack()?;
-            while let Some(block) = next_block(&mut incoming)? {
-                writer.append(&block)?;
+            let mut chunks = 0;
+            while let Some(header) = next_header(&mut incoming)? {
+                chunks += header.chunks.len();
+                if chunks > MAX_UPLOAD_CHUNKS {
+                    return Err(ApiError::too_large(format!("an upload has more than {MAX_UPLOAD_CHUNKS} chunks")));
+                }
+                // As it comes and as it is looked at, until it lies in the pack.
+                let bytes = u64::from(header.stored_length) + u64::from(header.plain_length());
+                let _memory = shared.memory(device, bytes)?;
+                writer.append(&rest_of_block(&mut incoming, header)?)?;
             }
             Ok(writer.finish()?)
         }
@@ -44,7 +52,15 @@ pub(crate) async fn upload(shared: Arc<Shared>, call: Call) -> Result<Response, 
 
 /// The next block; `None` when the body ends where a block would begin.
 pub(crate) fn next_block(reader: &mut impl Read) -> Result<Option<Block>, ApiError> {
-    let cut = |error: io::Error| ApiError::bad_request("the body is cut off inside a block").caused_by(error);
+    next_header(reader)?.map(|header| rest_of_block(reader, header)).transpose()
+}
+
+fn cut(error: io::Error) -> ApiError {
+    ApiError::bad_request("the body is cut off inside a block").caused_by(error)
+}
+
+/// The header of the next block, every length in it checked.
+fn next_header(reader: &mut impl Read) -> Result<Option<BlockHeader>, ApiError> {
     let wrong = |error| ApiError::corrupt("a block's header cannot be read").caused_by(error);
     let mut fixed = [0; BlockHeader::FIXED_LENGTH];
     let first = loop {
@@ -62,10 +78,13 @@ pub(crate) fn next_block(reader: &mut impl Read) -> Result<Option<Block>, ApiErr
     let mut head = vec![0; BlockHeader::FIXED_LENGTH + count * BlockHeader::CHUNK_LENGTH];
     head[..BlockHeader::FIXED_LENGTH].copy_from_slice(&fixed);
     reader.read_exact(&mut head[BlockHeader::FIXED_LENGTH..]).map_err(cut)?;
-    let header = BlockHeader::decode(&head).map_err(wrong)?;
+    BlockHeader::decode(&head).map(Some).map_err(wrong)
+}
+
+fn rest_of_block(reader: &mut impl Read, header: BlockHeader) -> Result<Block, ApiError> {
     let mut stored = vec![0; header.stored_length as usize];
     reader.read_exact(&mut stored).map_err(cut)?;
-    Ok(Some(Block { header, stored: Bytes::from(stored) }))
+    Ok(Block { header, stored: Bytes::from(stored) })
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub(crate) const MAX_PENDING_BYTES: u64 = 256 << 20;
 /// Packs that may be behind: each holds an open file.
 pub(crate) const MAX_PENDING_PACKS: usize = 64;
+/// Chunks in them: where each lies is in memory.
+pub(crate) const MAX_PENDING_CHUNKS: usize = 1 << 16;
 
 /// A pack that is not durable yet.
 #[derive(Debug)]
@@ -72,7 +74,9 @@ impl Pending {
         let mut state = self.state();
         while !state.closed
             && state.packs > 0
-            && (state.packs >= MAX_PENDING_PACKS || state.bytes + bytes > MAX_PENDING_BYTES)
+            && (state.packs >= MAX_PENDING_PACKS
+                || state.bytes + bytes > MAX_PENDING_BYTES
+                || state.chunks.len() + pack.pack.chunks.len() > MAX_PENDING_CHUNKS)
         {
             state = self.wait(state);
         }

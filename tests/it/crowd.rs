@@ -33,12 +33,12 @@ use tokio::time::timeout;
 
 /// Ends what hangs; measures nothing.
 const PATIENCE: Duration = Duration::from_mins(10);
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 /// A device may have 64 sessions.
 const DEVICES: usize = 10;
 
 /// A receiver that trusts these devices, serving.
-fn receiver(lan: &Lan, devices: &[Identity]) -> (Node, Identity) {
+pub(crate) fn receiver(lan: &Lan, devices: &[Identity]) -> (Node, Identity) {
     let mut nas = lan.device("nas");
     let identity = Identity::load_or_generate(&nas.home).unwrap();
     let trust = TrustStore::open(nas.home.join("trust.json")).unwrap();
@@ -60,12 +60,12 @@ fn receiver(lan: &Lan, devices: &[Identity]) -> (Node, Identity) {
     (nas, identity)
 }
 
-fn client(device: &Identity, nas: &Node, identity: &Identity) -> Client {
+pub(crate) fn client(device: &Identity, nas: &Node, identity: &Identity) -> Client {
     Client::new(device, vec![nas.address().parse().unwrap()], Expect::Known(identity.fingerprint())).unwrap()
 }
 
 /// The most memory the receiver ever had, in bytes.
-fn peak(nas: &Node) -> u64 {
+pub(crate) fn peak(nas: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", nas.serve.as_ref().unwrap().id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
@@ -75,7 +75,7 @@ fn descriptors(nas: &Node) -> usize {
     fs::read_dir(format!("/proc/{}/fd", nas.serve.as_ref().unwrap().id())).unwrap().count()
 }
 
-fn header(set: &str, roots: Vec<Root>, totals: Totals) -> PrepareUpload {
+pub(crate) fn header(set: &str, roots: Vec<Root>, totals: Totals) -> PrepareUpload {
     PrepareUpload {
         api: API_VERSION,
         required_features: Vec::new(),

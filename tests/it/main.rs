@@ -28,3 +28,4 @@ mod store_support;
 mod store_vault;
 mod support;
 mod symlink_race;
+mod worst_callers;

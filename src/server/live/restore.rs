@@ -164,7 +164,10 @@ async fn what_an_honest_holder_sends_is_never_more_than_who_asks_allows() {
         blocks.push(block(&std::iter::once(one.clone()).chain(rows).collect::<Vec<_>>()));
         wanted.push(one);
     }
-    caller.in_session(paths::UPLOAD, open.session, encode(&blocks)).await.ok();
+    let (few, many) = blocks.split_at(300);
+    for blocks in std::iter::once(few).chain(many.chunks(1)) {
+        caller.in_session(paths::UPLOAD, open.session, encode(blocks)).await.ok();
+    }
 
     let ids: Vec<_> = wanted.iter().map(|(id, _)| *id).collect();
     let bytes: u64 = wanted.iter().map(|(_, bytes)| bytes.len() as u64).sum();
