@@ -88,6 +88,7 @@ pub fn tell(findings: &Findings, folder: &str, output: &Output) {
         }),
     );
     let read = match findings.read_packs {
+        0 if findings.data => "the content of none had to be read again".to_owned(),
         0 => "their content was not read (`--data` does)".to_owned(),
         read if read >= findings.checked_packs => {
             format!("every byte of it read ({})", size::bytes(findings.read_bytes))

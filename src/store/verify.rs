@@ -116,6 +116,8 @@ pub struct Findings {
     pub snapshots: Vec<DamagedSnapshot>,
     /// What costs nothing, in sentences.
     pub notes: Vec<String>,
+    /// Whether content was to be read.
+    pub data: bool,
     /// Snapshots that were looked at.
     pub checked_snapshots: u64,
     /// Packs that were looked at.
@@ -141,7 +143,7 @@ impl Findings {
 /// What kept it from looking; what it found is no error.
 pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<Findings> {
     monitor.phase(Phase::Verify);
-    let mut findings = Findings::default();
+    let mut findings = Findings { data: options.data != Share::None, ..Findings::default() };
     if let Err(error) = store.check_file() {
         findings.files.push(DamagedFile::small(STORE_FILE.to_owned(), problem_of(&error)));
     }

@@ -1,7 +1,8 @@
 //! `copy`: what is kept here, on a disk beside it, or on another device, and back.
 
 use crate::store_support::files;
-use crate::support::lan::Lan;
+use crate::support::lan::{Lan, bytes_below};
+use crate::support::program::{KILLED, until};
 use crate::support::tree::{assert_same, noise};
 use serde_json::{Value, json};
 use std::fs;
@@ -68,6 +69,30 @@ fn a_store_goes_to_a_disk_and_comes_back_signatures_and_all() {
     nas.run(&["copy", "local", "local"]).failed(2, "usage", "the same store", "another folder");
     nas.run(&["copy", "/nowhere/at/all", into]).failed(2, "usage", "there is no store in", "store.json");
     nas.run(&["copy", "local", into, "latest:docs"]).failed(2, "usage", "whole snapshots", ":PATH");
+}
+
+#[test]
+fn a_copy_that_is_killed_goes_on_where_it_was() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[]);
+    for number in 0..6 {
+        fs::write(docs.join(format!("large {number}")), noise(12 << 20, number)).unwrap();
+    }
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    let usb = lan.path("usb");
+    let copy = ["copy", "local", usb.to_str().unwrap()];
+    let copying = nas.start(&copy);
+    until("a third to have arrived", || (bytes_below(&usb) > 24 << 20).then_some(()));
+    assert_eq!(copying.kill().code, KILLED, "it was over already; this test has seen nothing");
+    assert!(nas.run(&["snapshots", "--store", copy[2]]).rows().is_empty(), "half a copy is no snapshot");
+    let there = pack_bytes(&usb);
+    let again = nas.run(&copy);
+    assert_eq!(again.done()["copied"], 1);
+    let sent = again.number("bytes");
+    assert!(sent < (72 << 20) - there + (1 << 20), "{sent} bytes were sent, though {there} were there");
+    assert!(there > 8 << 20, "nothing was left of the first try: {there}");
+    assert_eq!(nas.run(&["verify", "--data", "--store", copy[2]]).last(0)["clean"], true);
 }
 
 #[test]
