@@ -162,7 +162,7 @@ fn the_list_of_devices_says_who_only_has_the_name_of_a_paired_one() {
     let lan = Lan::new();
     let (nas, laptop) = lan.paired();
     let mut impostor = lan.device("impostor");
-    std::fs::write(impostor.home.join("alias"), "nas").unwrap();
+    fs::write(impostor.home.join("alias"), "nas").unwrap();
     "nas".clone_into(&mut impostor.alias);
     impostor.serve(&[]);
     let (ran, other) = until("both on the network", || {
