@@ -54,14 +54,23 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     let own = interfaces::list().unwrap_or_default();
     let mut lines = vec![["ALIAS", "KIND", "ADDRESS", "CODE", "PAIRED", "SNAPSHOTS"].map(str::to_owned).to_vec()];
     let counts = futures_util::future::join_all(devices.iter().map(|row| count_snapshots(&context, row))).await;
+    let known = context.trust.list();
+    let mut impostors = Vec::new();
     for (row, snapshots) in devices.iter().zip(counts) {
+        // The name of a paired device, and not its certificate.
+        let namesake = known.iter().find(|trust| !row.paired && trust.alias.as_str().eq_ignore_ascii_case(&row.alias));
+        impostors.extend(namesake.map(|trust| (row, trust)));
         let address = row.address.map(|address| in_words(address, &own)).unwrap_or_default();
         output.row(&json!({
             "alias": row.alias, "kind": row.kind, "address": address, "fingerprint": row.fingerprint,
             "code": row.code, "paired": row.paired, "transient": row.transient, "snapshots": snapshots,
+            "namesakeOf": namesake.map(|trust| trust.fingerprint),
             "clones": row.clones.iter().map(|at| in_words(*at, &own)).collect::<Vec<_>>(),
         }));
-        let paired = if row.paired { "yes" } else { "no" }.to_owned();
+        let paired = match namesake {
+            Some(trust) => format!("NO: the paired {} is {}", trust.alias, trust.fingerprint.short_code()),
+            None => if row.paired { "yes" } else { "no" }.to_owned(),
+        };
         let snapshots = snapshots.map(|count| count.to_string()).unwrap_or_default();
         lines.push(vec![row.alias.clone(), row.kind.clone(), address, row.code.clone(), paired, snapshots]);
     }
@@ -71,6 +80,16 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         output.talk("hint: start `lan-backup serve` on the other device; `lan-backup devices --diagnose` says what may be in the way");
     } else {
         output.table(&lines);
+    }
+    for (row, trust) in impostors {
+        let at = row.address.map_or_else(|| "somebody".to_owned(), |address| in_words(address, &own));
+        let code = if row.code.is_empty() { "no certificate".to_owned() } else { format!("the code {}", row.code) };
+        output.alarm(&format!(
+            "{at} calls itself {} and has {code}; the {} that is paired has {}. Send nothing there unless you know why",
+            row.alias,
+            trust.alias,
+            trust.fingerprint.short_code()
+        ));
     }
     for row in devices.iter().filter(|row| !row.clones.is_empty()) {
         output.alarm(&copied(&format!("{} ({})", row.alias, row.code), &row.clones, &own));

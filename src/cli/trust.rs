@@ -4,6 +4,8 @@ use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::daemon::{Context, Error};
+use crate::identity::PhoneBook;
+use crate::identity::phones::Phone;
 use crate::identity::trust::Trust;
 use crate::model::Right;
 use serde_json::json;
@@ -13,7 +15,9 @@ use serde_json::json;
 #[command(
     after_help = "Rights: backup, list, restore (its own backups); restore-others, trigger, replicate (only when granted)\n\n\
     Examples:\n  lan-backup trust\n  lan-backup trust laptop --grant restore-others\n  lan-backup trust laptop --revoke backup\n  \
-    lan-backup trust laptop --forget-set Documents"
+    lan-backup trust laptop --forget-set Documents\n\n\
+    LocalSend apps that you said always to are listed, too: they may send files to the inbox and nothing else. \
+    `lan-backup unpair PHONE` takes that back."
 )]
 pub struct Args {
     /// Alias, or beginning of the fingerprint
@@ -53,12 +57,42 @@ pub fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus
         let (code, rights) = (trust.fingerprint.short_code().to_string(), trust.rights.to_string());
         lines.push(vec![trust.alias.to_string(), code, rights, sets, trust.paired_at.strftime("%F").to_string()]);
     }
-    if list.is_empty() {
+    let mut phones = PhoneBook::new(context.home.phones()).list();
+    phones.retain(|_| chosen.is_none());
+    for phone in &phones {
+        let code = phone.fingerprint.short_code();
+        output.row(&json!({
+            "alias": phone.alias, "fingerprint": phone.fingerprint, "code": code, "rights": [], "inbox": phone.keep,
+            "since": phone.since,
+        }));
+        let rights = format!("sends files (LocalSend): {}", phone.keep);
+        let since = phone.since.strftime("%F").to_string();
+        lines.push(vec![phone.alias.to_string(), code.to_string(), rights, String::new(), since]);
+    }
+    if list.is_empty() && phones.is_empty() {
         output.talk("no device is paired with this one; `lan-backup pair DEVICE` begins it");
     } else {
         output.table(&lines);
     }
     Ok(ExitStatus::Done)
+}
+
+/// The LocalSend app that a person named and has said *always* to; `None` when there is none.
+///
+/// # Errors
+/// Several fit.
+pub fn find_phone(context: &Context, text: &str) -> Result<Option<Phone>, Error> {
+    let fits = |phone: &Phone| {
+        phone.alias.as_str().eq_ignore_ascii_case(text)
+            || phone.fingerprint.begins_with(text)
+            || phone.fingerprint.short_code().to_string().eq_ignore_ascii_case(text)
+    };
+    let mut fitting: Vec<Phone> = PhoneBook::new(context.home.phones()).list().into_iter().filter(fits).collect();
+    if fitting.len() > 1 {
+        let show = |phone: &Phone| format!("{} {}", phone.alias, phone.fingerprint.short_code());
+        return Err(Error::Ambiguous { name: text.to_owned(), devices: fitting.iter().map(show).collect() });
+    }
+    Ok(fitting.pop())
 }
 
 /// The paired device that a person named.

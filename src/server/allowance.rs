@@ -1,6 +1,7 @@
-//! How many pairing windows may open by themselves in a day: twenty, whoever asks, and a restart does not start a new day.
+//! What may happen by itself only so often in a day, whoever asks, and a restart does not start a new day: twenty pairing windows, and
+//! twenty new senders of LocalSend that no person and no PIN has let in.
 //!
-//! The count is kept as the times of the last twenty, in a file, saved durably *before* the window opens. A damaged file counts
+//! The count is kept as the times of the last twenty, in a file, saved durably *before* it happens. A damaged file counts
 //! as used up until now: forgetting it would be a way around it.
 
 use crate::platform;
@@ -13,7 +14,11 @@ use std::path::{Path, PathBuf};
 /// Windows that open by themselves in any 24 hours: 60 guesses among a million PINs, counted for the whole device.
 pub(crate) const WINDOWS_A_DAY: usize = 20;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// Repositories that are made in any 24 hours for LocalSend senders whom nobody vouched for: certificates cost nothing, and each
+/// repository stays for ever.
+pub(crate) const NEW_SENDERS_A_DAY: usize = 20;
 const FILE: &str = "pairing-windows.json";
+const SENDERS_FILE: &str = "new-senders.json";
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
@@ -24,23 +29,29 @@ struct Content {
 #[derive(Debug)]
 pub(crate) struct Allowance {
     path: PathBuf,
+    most: usize,
 }
 
 impl Allowance {
-    /// The count kept in `folder`.
+    /// The count of windows kept in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { path: folder.join(FILE) }
+        Self { path: folder.join(FILE), most: WINDOWS_A_DAY }
     }
 
-    /// Takes one window from the day's allowance. `Err` inside when it is used up: how long until one is free again.
+    /// The count of new LocalSend senders kept in `folder`.
+    pub(crate) fn of_new_senders(folder: &Path) -> Self {
+        Self { path: folder.join(SENDERS_FILE), most: NEW_SENDERS_A_DAY }
+    }
+
+    /// Takes one from the day's allowance. `Err` inside when it is used up: how long until one is free again.
     pub(crate) fn take(&self, now: Timestamp) -> platform::Result<Result<(), SignedDuration>> {
         let mut content = match fs::read_if_there(&self.path)? {
             None => Content::default(),
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or(Content { opened: vec![now; WINDOWS_A_DAY] }),
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or(Content { opened: vec![now; self.most] }),
         };
         // A time ahead of the clock counts as recent: setting a clock back frees nothing.
         content.opened.retain(|at| now.duration_since(*at) < DAY);
-        if content.opened.len() >= WINDOWS_A_DAY {
+        if content.opened.len() >= self.most {
             let oldest = content.opened.iter().min().copied().unwrap_or(now);
             let age = now.duration_since(oldest).max(SignedDuration::ZERO);
             self.save(&content)?;

@@ -185,6 +185,7 @@ pub(crate) fn shut() -> ApiError {
 mod tests {
     use super::*;
     use crate::protocol::localsend::{MAX_PREPARE_BYTES, MAX_TRIES};
+    use crate::server::allowance::NEW_SENDERS_A_DAY;
     use crate::server::limits::{LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER};
     use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 
@@ -218,6 +219,7 @@ mod tests {
                 LOCALSEND_DECLINED.as_secs()
             ),
             format!("{LOCALSEND_SESSIONS_PER_SENDER} of one sender, {LOCALSEND_SESSIONS} in all"),
+            format!("{NEW_SENDERS_A_DAY} in 24 hours get a repository"),
             format!(
                 "{LOCALSEND_PARALLEL} of one session, {LOCALSEND_TRANSFERS} in all; a file may be begun {MAX_TRIES} times"
             ),

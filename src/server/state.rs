@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     pub(crate) localsend: Door,
     pub(crate) allowance: Allowance,
+    /// How many LocalSend senders nobody vouched for may have a repository made today.
+    pub(crate) new_senders: Allowance,
     pub(crate) connections: Connections,
     impostors: Impostors,
     pub(crate) shutdown: Shutdown,
@@ -100,6 +102,7 @@ impl Shared {
             pace,
             localsend: Door::new(options.localsend),
             allowance: Allowance::new(&options.state_folder),
+            new_senders: Allowance::of_new_senders(&options.state_folder),
             connections: Connections::default(),
             impostors: Impostors::default(),
             shutdown,

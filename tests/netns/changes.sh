@@ -3,12 +3,7 @@
 # slept. Each time the device is found within three seconds, by its own word and by whoever looks.
 . "$(dirname "$0")/lab.sh"
 
-bridge lan0
-machine a 10.77.3.1/24
-machine b 10.77.3.91/24
-machine c 10.77.3.181/24
-serve a alpha
-serve b beta
+three_machines
 
 # at_address ALIAS ADDRESS: it is listed there, first.
 at_address() { row "$1" "$work/devices.log" | grep -q "\"address\": *\"$2:"; }

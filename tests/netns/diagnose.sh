@@ -2,12 +2,7 @@
 # `devices --diagnose` names the cause in every broken network: each is broken on purpose, and mended again.
 . "$(dirname "$0")/lab.sh"
 
-bridge lan0
-machine a 10.77.3.1/24
-machine b 10.77.3.91/24
-machine c 10.77.3.181/24
-serve a alpha
-serve b beta
+three_machines
 
 # finds CODE… -- ARGUMENTS: c's diagnosis has all these conclusions. The logs of each stay for what is asked beside.
 finds() {

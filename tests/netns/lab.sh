@@ -99,6 +99,16 @@ serve() {
     wait_for "$alias listens" grep -q '"event": *"listening"' "$work/serve-$host.log"
 }
 
+# three_machines: a, b and c on one switch; alpha serves on a, beta on b.
+three_machines() {
+    bridge lan0
+    machine a 10.77.3.1/24
+    machine b 10.77.3.91/24
+    machine c 10.77.3.181/24
+    serve a alpha
+    serve b beta
+}
+
 # signal HOST SIGNAL: to the service of that machine.
 signal() { eval "kill -$2 \$pid_$1"; }
 

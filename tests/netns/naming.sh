@@ -3,15 +3,9 @@
 # taken port.
 . "$(dirname "$0")/lab.sh"
 
-bridge lan0
-machine a 10.77.3.1/24
-machine b 10.77.3.91/24
-machine c 10.77.3.181/24
-
+three_machines
 
 # 1. Every way to name a device.
-serve a alpha
-serve b beta
 alpha=$(field fingerprint "$work/serve-a.log" | head -n 1)
 code=$(field code "$work/serve-a.log" | head -n 1)
 local6=$(ip -n "$lab-a" -6 -o addr show dev eth0 scope link | sed 's/.*inet6 \([^/]*\).*/\1/')

@@ -1,7 +1,8 @@
 //! Chunks of many files on their way into packs.
 //!
 //! A phone sends thousands of small files; one pack for each would cost an fsync for each. So the files of a session share one
-//! lane, and whoever fills a batch writes it, while the others go on filling the next. Blocking.
+//! lane: a batch that is full is compressed and written by a thread of its own, while the files go on filling the next. One batch
+//! is written at a time, and whoever fills the next one meanwhile waits. Blocking.
 
 use crate::codec::{Compression, Encoder};
 use crate::model::limits::{BLOCK_TARGET_BYTES, MAX_BLOCK_CHUNKS};
@@ -10,6 +11,7 @@ use crate::store::{Error, Repository, Result};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 /// A batch is closed at this many plain bytes: with one more chunk of 2 MiB it fits into a pack whatever it compresses to.
 const BATCH_BYTES: usize = 12 << 20;
@@ -26,26 +28,34 @@ struct Batch {
 /// Puts what is missing into one repository.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    inner: Arc<Inner>,
+    // Shared while a batch is filled, exclusive while everything is flushed.
+    filling: RwLock<()>,
+    // The batch that is being written.
+    under_way: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
     repository: Arc<Repository>,
     open: Mutex<Batch>,
-    // Shared while a batch is filled and written, exclusive while everything is flushed.
-    writing: RwLock<()>,
 }
 
 impl Lane {
     /// An empty lane.
     pub(crate) fn new(repository: Arc<Repository>) -> Self {
-        Self { repository, open: Mutex::default(), writing: RwLock::default() }
+        let inner = Arc::new(Inner { repository, open: Mutex::default() });
+        Self { inner, filling: RwLock::default(), under_way: Mutex::default() }
     }
 
-    /// Takes a chunk; writes a batch when that is full.
+    /// Takes a chunk; has a batch written when that is full.
     ///
     /// # Errors
-    /// The store's. What could not be written is kept for [`Lane::flush`], and nothing more is taken.
+    /// An earlier batch could not be written: it is kept for [`Lane::flush`], which says why, and nothing more is taken.
     pub(crate) fn offer(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
-        let _shared = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.filling.read().unwrap_or_else(PoisonError::into_inner);
         let full = {
-            let mut open = self.open();
+            let mut open = self.inner.open();
             if open.stuck {
                 return Err(Error::Full);
             }
@@ -56,7 +66,14 @@ impl Lane {
             open.chunks.push((id, Bytes::copy_from_slice(bytes)));
             (open.bytes >= BATCH_BYTES).then(|| std::mem::take(&mut *open))
         };
-        full.map_or(Ok(()), |batch| self.write(batch))
+        if let Some(batch) = full {
+            let mut under_way = self.under_way();
+            wait_for(under_way.take());
+            let inner = self.inner.clone();
+            // What goes wrong is found by the next who offers something, and said by the flush that tries again.
+            *under_way = Some(std::thread::spawn(move || drop(inner.write(batch))));
+        }
+        Ok(())
     }
 
     /// Writes everything that was offered before; not durable yet.
@@ -64,11 +81,23 @@ impl Lane {
     /// # Errors
     /// The store's.
     pub(crate) fn flush(&self) -> Result<()> {
-        let _alone = self.writing.write().unwrap_or_else(PoisonError::into_inner);
-        let batch = std::mem::take(&mut *self.open());
-        self.write(batch)
+        let _alone = self.filling.write().unwrap_or_else(PoisonError::into_inner);
+        wait_for(self.under_way().take());
+        let batch = std::mem::take(&mut *self.inner.open());
+        self.inner.write(batch)
     }
 
+    fn under_way(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wait_for(thread: Option<JoinHandle<()>>) {
+    // A thread that failed was about to keep its batch for the flush; the refs are checked at the commit in any case.
+    drop(thread.map(JoinHandle::join));
+}
+
+impl Inner {
     fn write(&self, batch: Batch) -> Result<()> {
         self.try_write(&batch).inspect_err(|_| {
             // Other files' chunks are in it, too: they are tried once more before anything is said to be lost.

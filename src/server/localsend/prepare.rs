@@ -10,6 +10,7 @@ use crate::model::{Alias, Fingerprint, InboxKeep, SessionId};
 use crate::platform::random;
 use crate::protocol::ErrorCode;
 use crate::protocol::localsend::{FileOffer, FilesWanted, MAX_PREPARE_BYTES, PrepareFiles};
+use crate::server::allowance::NEW_SENDERS_A_DAY;
 use crate::server::api_error::ApiError;
 use crate::server::approval::{Decision, Question};
 use crate::server::body::read_json;
@@ -50,6 +51,8 @@ pub(crate) struct Who {
     pub(crate) alias: Alias,
     pub(crate) proved: bool,
     pub(crate) address: SocketAddr,
+    /// A person said yes, now or for always, or it knew the PIN.
+    pub(crate) vouched: bool,
 }
 
 /// `POST prepare-upload`.
@@ -81,7 +84,8 @@ async fn prepare(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> 
     let reading = tokio::time::timeout(TRANSFER_WAIT, door.reading.acquire()).await;
     let permit = reading.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many phones at once"))?;
     let request: PrepareFiles = read_json(call.into_body(), MAX_PREPARE_BYTES, shared.pace).await?;
-    let who = who(sender, address, &request)?;
+    let mut who = who(sender, address, &request)?;
+    who.vouched = phone.is_some() || door.options.mode != LocalSendMode::Accept || door.options.pin.is_some();
     let message = message_of(&request.files);
     let offer = match message {
         Some(_) => Vec::new(),
@@ -131,12 +135,12 @@ fn who(sender: Sender, address: SocketAddr, request: &PrepareFiles) -> Result<Wh
             if !claimed.is_empty() && claimed.parse() != Ok(owner) {
                 return Err(ApiError::bad_request("the fingerprint in the body is not that of the certificate"));
             }
-            Ok(Who { sender, owner, alias: alias.clone(), proved: true, address })
+            Ok(Who { sender, owner, alias: alias.clone(), proved: true, address, vouched: false })
         }
         Sender::Address(_) => {
             let short: String = alias.as_str().chars().take(ALIAS_CHARS).collect();
             let alias = Alias::new(&format!("{short} (unverified)"));
-            Ok(Who { sender, owner: unverified(claimed), alias, proved: false, address })
+            Ok(Who { sender, owner: unverified(claimed), alias, proved: false, address, vouched: false })
         }
     }
 }
@@ -302,7 +306,18 @@ fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: InboxKeep) -> Resul
 fn repository_of(shared: &Shared, who: &Who) -> Result<Arc<Repository>, ApiError> {
     let own_key = shared.identity.signing_key().public();
     let _one_at_a_time = shared.creating();
-    let repository = shared.store()?.create_repository(who.owner, &own_key, who.alias.clone())?;
+    let store = shared.store()?;
+    if !who.vouched && store.owned_by(&who.owner).is_none() {
+        let taken = shared.new_senders.take(shared.clock.now());
+        if taken.map_err(|error| ApiError::failed().caused_by(error))?.is_err() {
+            tracing::warn!("no more new LocalSend senders today, as nobody vouches for them");
+            let message = format!(
+                "this device has taken files from {NEW_SENDERS_A_DAY} new senders today, and takes more tomorrow, or when its person is asked"
+            );
+            return Err(ApiError::too_many(message));
+        }
+    }
+    let repository = store.create_repository(who.owner, &own_key, who.alias.clone())?;
     if repository.signers().contains(&own_key) {
         return Ok(repository);
     }

@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Begins every temporary name.
 const TEMPORARY: &str = ".lan-backup-";
 /// Files that are made durable together.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 256;
 /// Or so many bytes.
 const TOGETHER_BYTES: u64 = 64 << 20;
-/// Files synced at once: the file system's journal takes them as one.
-const SYNC_THREADS: usize = 8;
+/// Files synced at once: the file system's journal takes them as one, so the more wait together the fewer wait for another.
+const SYNC_THREADS: usize = 32;
 /// Tries of a name before it is given up.
 const MAX_NAMES: u32 = 1000;
 /// Bytes compared or hashed at a time.

@@ -3,6 +3,10 @@
 use crate::support::lan::{Lan, give_pin};
 use crate::support::program::{Program, until, write_to_pipe};
 use crate::support::tree::{assert_same, assert_same_inside, noise, odd_tree};
+use lan_backup::config::Home;
+use lan_backup::identity::PhoneBook;
+use lan_backup::identity::phones::Phone;
+use lan_backup::model::{Alias, Fingerprint, InboxKeep};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
@@ -151,4 +155,44 @@ fn a_device_finds_the_other_by_name_and_says_that_it_is_paired() {
         devices.rows().iter().find(|row| row["alias"] == "nas").cloned()
     });
     assert_eq!((&row["paired"], &row["fingerprint"]), (&json!(true), &json!(nas.fingerprint())));
+}
+
+#[test]
+fn the_list_of_devices_says_who_only_has_the_name_of_a_paired_one() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let mut impostor = lan.device("impostor");
+    fs::write(impostor.home.join("alias"), "nas").unwrap();
+    "nas".clone_into(&mut impostor.alias);
+    impostor.serve(&[]);
+    let (ran, other) = until("both on the network", || {
+        let devices = laptop.run(&["devices", "--wait", "1"]);
+        let other = devices.rows().iter().find(|row| row["alias"] == "nas" && row["paired"] == false).cloned();
+        let is_there = devices.rows().iter().any(|row| row["paired"] == true);
+        other.filter(|_| is_there).map(|other| (devices, other))
+    });
+    assert_eq!(other["namesakeOf"], json!(nas.fingerprint()));
+    let paired = ran.rows().iter().find(|row| row["paired"] == true).unwrap();
+    assert!(paired["namesakeOf"].is_null(), "the paired one is nobody's namesake");
+    assert!(ran.rows().iter().any(|row| row["event"] == "alarm"), "{ran:#?}");
+    let code = other["code"].as_str().unwrap();
+    assert!(ran.stderr.contains(&format!("calls itself nas and has the code {code}")), "{ran:#?}");
+}
+
+#[test]
+fn a_phone_that_was_welcome_always_is_asked_about_again_when_a_person_says_so() {
+    let lan = Lan::new();
+    let device = lan.device("nas");
+    let home = Home::at(&device.home);
+    home.create().unwrap();
+    let phones = PhoneBook::new(home.phones());
+    let fingerprint = Fingerprint::from_bytes([7; 32]);
+    let (alias, since) = (Alias::new("Pixel"), jiff::Timestamp::UNIX_EPOCH);
+    phones.insert(Phone { fingerprint, alias, keep: InboxKeep::Backup, since }).unwrap();
+    let listed = device.run(&["trust"]);
+    assert_eq!((&listed.rows()[0]["alias"], &listed.rows()[0]["inbox"]), (&json!("Pixel"), &json!("backup")));
+    assert_eq!(device.run(&["unpair", "pixel"]).last(0)["event"], "forgotten");
+    assert!(phones.list().is_empty());
+    assert!(device.run(&["trust"]).rows().is_empty());
+    device.run(&["unpair", "pixel"]).failed(2, "usage", "no device `pixel` is paired", "lists those that are");
 }
