@@ -38,7 +38,7 @@ pub(crate) const MAX_TRANSFERS_PER_DEVICE: u32 = MAX_TRANSFERS / 2;
 /// What blocks and lists under way take of memory is counted in units of this many bytes.
 pub(crate) const MEMORY_UNIT: u64 = 64 << 10;
 /// Memory of all blocks and lists under way: with what the rest of the receiver takes, below 256 MiB whatever callers do.
-pub(crate) const TRANSFER_MEMORY: u64 = 112 << 20;
+pub(crate) const TRANSFER_MEMORY: u64 = 80 << 20;
 /// That of one device: half of all, for the same reason as with places.
 pub(crate) const TRANSFER_MEMORY_PER_DEVICE: u64 = TRANSFER_MEMORY / 2;
 /// What reading a list of files takes: a zstd window, a line, and the entry that is made of it.
@@ -47,8 +47,9 @@ pub(crate) const LIST_MEMORY: u64 = 12 << 20;
 pub(crate) const BLOCK_MEMORY: u64 = 9 << 20;
 /// Bytes of all records of one repository: as a list, what a device reads of another one at the most (64 MiB).
 pub(crate) const MAX_RECORDS_BYTES: u64 = 40 << 20;
-/// A transfer that finds all places taken waits so long for one.
-pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(20);
+/// A transfer that finds all places taken waits so long for one, and as long for memory: with the grace of a body that is less than
+/// the 45 s within which dribblers are gone.
+pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(10);
 /// Pieces of a body between the network and the blocking side.
 pub(crate) const BODY_CHANNEL: usize = 8;
 /// Pieces between the store and the network in a download: two blocks, each with its header before it.

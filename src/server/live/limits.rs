@@ -122,8 +122,10 @@ async fn a_device_that_lets_its_uploads_stand_still_keeps_nobody_else_from_their
     let honest = live.paired("honest", Rights::of_a_paired_device());
     let mut caller = live.caller(&greedy).await;
     let mut standing = Vec::new();
-    for set in ["one", "two"] {
-        let open: SessionAnswer = caller.prepare(&header(set)).await.ok().json();
+    // Both before the places are taken: its own lists wait for one like everything of its own.
+    let one: SessionAnswer = caller.prepare(&header("one")).await.ok().json();
+    let two: SessionAnswer = caller.prepare(&header("two")).await.ok().json();
+    for open in [one, two] {
         for _ in 0..MAX_CALLS_PER_SESSION {
             let mut line = live.caller(&greedy).await;
             let body = Body::from_stream(futures_util::stream::pending::<std::io::Result<Bytes>>());
