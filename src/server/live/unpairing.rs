@@ -2,6 +2,7 @@
 
 use crate::identity::Expect;
 use crate::identity::certificate::provider;
+use crate::identity::verifier::signatures_are_checked;
 use crate::identity::{TrustStore, fingerprint_of};
 use crate::model::{Fingerprint, Rights};
 use crate::protocol::session::SessionAnswer;
@@ -11,11 +12,10 @@ use crate::server::live::{Caller, Device, LIMIT, Live, header, request};
 use axum::body::Body;
 use http::Method;
 use rustls::client::Resumption;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, HandshakeKind, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DistinguishedName, HandshakeKind, ServerConfig};
 use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -157,27 +157,7 @@ impl ClientCertVerifier for CheckedInTheHandshake {
         if trusted { Ok(ClientCertVerified::assertion()) } else { Err(rustls::Error::General("a stranger".into())) }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signatures_are_checked!();
 }
 
 /// One connection and one byte back; how the hands were shaken, if they were.
