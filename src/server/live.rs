@@ -206,7 +206,10 @@ impl Live {
     async fn tls_from(&self, device: Option<&Device>, source: Ipv4Addr) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((source, 0).into())?;
-        self.tls_over(device, socket.connect(self.address()).await?).await
+        let tcp = socket.connect(self.address()).await?;
+        // As our client does: else each request waits for the acknowledgement of the handshake.
+        tcp.set_nodelay(true)?;
+        self.tls_over(device, tcp).await
     }
 
     async fn tls_over(&self, device: Option<&Device>, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
