@@ -1,6 +1,6 @@
 //! A body that is made while it is sent, and never taken for whole when it was not.
 //!
-//! Whoever makes it says in the end that this was all ([`Pipe::finish`], or the range that was asked for was given); a body whose
+//! Whoever makes it says in the end that this was all (`Piece::End`, or the range that was asked for was given); a body whose
 //! maker ended otherwise breaks off, so that no browser keeps half a file.
 
 use bytes::{Bytes, BytesMut};
