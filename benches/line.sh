@@ -43,11 +43,15 @@ for host in source holder; do
     last=$((last + 1))
 done
 
+until ip -n "$name-holder" link show dev eth0 | grep -q LOWER_UP; do sleep 0.1; done
 source_() { ip netns exec "$name-source" "$bin" --home "$work/laptop" --json "$@"; }
 ip netns exec "$name-holder" "$bin" --home "$work/nas" --json serve --bind 10.77.9.2 --port 53400 --store "$work/store" \
     --accept paired >"$work/serve.json" 2>"$work/serve.err" &
 serve=$!
-until grep -q '"listening"' "$work/serve.json"; do sleep 0.1; done
+until grep -q '"listening"' "$work/serve.json"; do
+    kill -0 "$serve" 2>/dev/null || { cat "$work/serve.err" >&2; exit 1; }
+    sleep 0.1
+done
 (
     until grep -q '"event":"pin"' "$work/serve.json"; do sleep 0.1; done
     sed -n 's/.*"pin":"\([0-9]*\)".*/\1/p' "$work/serve.json" | head -n 1
