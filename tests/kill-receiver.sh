@@ -73,7 +73,7 @@ ok() { # ok WHAT COMMAND…: must end well.
     shift
     "$@" >"$WORK/out" 2>"$WORK/err" || fail "$what: exit code $?" "$WORK/out" "$WORK/err"
 }
-bytes() { find "$@" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { print sum + 0 }'; }
+bytes() { find "$@" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }
 kept() { bytes "$WORK"/nas/store/repositories/*/packs; }
 on_disk() { bytes "$WORK"/nas/store/repositories/*/packs "$WORK"/nas/store/repositories/*/staging; }
 # kill_within MS: at a random moment of the next so many milliseconds.
