@@ -158,10 +158,13 @@ impl Context {
     }
 
     /// When nothing is different and the parent is what the receiver has, its lists are those of the new snapshot: nothing is read,
-    /// cut, or asked for. The commit looks whether all of it is there, as after any other backup.
+    /// cut, or asked for. The commit looks whether all of it is there, as after any other backup. The id is that of the record at
+    /// hand: what a receiver only calls by that name is not signed again.
     fn as_before(&self) -> Option<Collected> {
-        let head =
-            self.options.head.as_ref().filter(|head| self.plan.is_unchanged() && self.plan.parent == Some(head.id))?;
+        let head = self.options.head.as_ref().filter(|_| self.plan.is_unchanged())?;
+        if self.plan.parent != Some(signer::snapshot_id(&head.signed)) {
+            return None;
+        }
         let record = signer::open_record(&head.signed).ok()?;
         if record.totals != self.plan.totals {
             return None;
@@ -209,7 +212,7 @@ impl Context {
                     vault::Error::Refused(format!("the newest snapshot of this set: {error}").into())
                 })?;
                 record.sequence = newest.sequence + 1;
-                record.previous = Some(head.id);
+                record.previous = Some(signer::snapshot_id(&head.signed));
             }
             let signed = self.options.signer.sign_record(&record);
             match vault.commit(signed.clone()).await {

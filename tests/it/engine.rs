@@ -51,13 +51,18 @@ impl Bench {
     }
 
     async fn back_up(&mut self) -> backup::Result<Report> {
+        let head = self.head().await;
+        self.back_up_after(head).await
+    }
+
+    /// Backs up after what the vault calls the newest snapshot.
+    async fn back_up_after(&mut self, head: Option<SnapshotInfo>) -> backup::Result<Report> {
         // Stamps younger than a tenth of a second are not trusted, so a test that has just written its files looks at them from
         // a second later.
         let clock = Arc::new(ManualClock::new(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1)));
         self.monitor = Arc::new(RecordingMonitor::default());
         let set = "tree".parse().unwrap();
         let cache = Cache::new(&self.path("cache"), self.vault.parameters().id, &set).unwrap();
-        let head = self.head().await;
         let roots = Roots::resolve(&[self.tree()]).unwrap();
         let filter = FilterOptions::default();
         let parent = head.as_ref().map(|head| head.id);
@@ -134,6 +139,26 @@ async fn an_unchanged_tree_is_neither_read_nor_sent() {
     }
     bench.restore(&bench.path("out")).await;
     assert_same(&bench.tree(), &bench.path("out/tree"));
+}
+
+/// A hostile receiver puts a record of its own making under the id that the source remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_a_receiver_only_calls_the_last_ones_are_not_signed_again() {
+    let mut bench = Bench::new();
+    tree::odd_tree(&bench.tree());
+    let mine = bench.back_up().await.unwrap();
+    let true_head = bench.head().await.unwrap();
+    let mut forged = signer::open_record(&true_head.signed).unwrap();
+    let honest = forged.manifest.clone();
+    forged.manifest = forged.refs.clone();
+    let key = SigningKey::from_bytes(&[66; 32]);
+    forged.signer = key.public();
+    let head = SnapshotInfo { signed: key.sign_record(&forged), ..true_head };
+    assert_eq!(head.id, mine.snapshot);
+    let report = bench.back_up_after(Some(head)).await.unwrap();
+    let record = signer::open_record(&report.signed).unwrap();
+    assert_eq!(record.manifest, honest, "what was read from the disk");
+    assert_ne!(record.manifest, forged.manifest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
