@@ -14,11 +14,16 @@ use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
 use crate::signer::{self, SigningKey};
 use crate::vault::{self, Vault};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Commits tried when others commit to the same set at the same time.
 const MAX_COMMITS: usize = 5;
+
+/// Times that single files are read again because chunks are gone; then all are. A vault that has lost a list of chunks learns only
+/// when it has that again which others are gone.
+const MAX_HEALS: usize = 3;
 
 /// What a run needs beside the plan.
 #[derive(Debug)]
@@ -72,6 +77,7 @@ pub async fn run<V: Vault>(
 ) -> Result<Report> {
     let context = Arc::new(Context { plan, options, clock, monitor, shutdown });
     let mut again = Again::Nothing;
+    let mut heals = 0;
     loop {
         let error = match context.clone().attempt(vault.clone(), again.clone()).await {
             Ok(report) => return Ok(report),
@@ -79,7 +85,10 @@ pub async fn run<V: Vault>(
         };
         again = match (error, again) {
             (error, Again::Everything) => return Err(error),
-            (Error::Vault(vault::Error::Missing(ids)), before) => context.heal(&ids, &before),
+            (Error::Vault(vault::Error::Missing(ids)), before) => {
+                heals += 1;
+                context.heal(&ids, before, heals)
+            }
             (Error::List, _) => {
                 context.options.cache.iter().try_for_each(Cache::clear)?;
                 Again::Everything
@@ -100,23 +109,23 @@ struct Context {
 
 impl Context {
     /// What to read again for chunks that are gone. The vault names no more than so many at once: then all files are read, and so
-    /// they are when it comes back for more a second time.
-    fn heal(&self, missing: &[ChunkId], before: &Again) -> Again {
-        let count = missing.len();
-        match before {
-            Again::Nothing if count < MAX_MISSING_IDS => {
-                self.monitor.notice(format!(
-                    "the receiver has lost {count} chunks of this backup; the files that need them are read again to heal it"
-                ));
-                Again::With(missing.iter().copied().collect())
-            }
-            _ => {
-                self.monitor.notice(
-                    "the receiver has lost much of this backup; every file is read again to heal it".to_owned(),
-                );
-                Again::Everything
-            }
+    /// they are when it asks again for what was read already, or for more and more.
+    fn heal(&self, missing: &[ChunkId], before: Again, heals: usize) -> Again {
+        let mut wanted = if let Again::With(wanted) = before { wanted } else { HashSet::new() };
+        let more = if wanted.is_empty() { "" } else { "more " };
+        let missing: HashSet<_> = missing.iter().copied().collect();
+        let (count, asked_again) = (missing.len(), !wanted.is_disjoint(&missing));
+        wanted.extend(missing);
+        if heals > MAX_HEALS || asked_again || wanted.len() >= MAX_MISSING_IDS {
+            self.monitor
+                .notice("the receiver has lost much of this backup; every file is read again to heal it".to_owned());
+            return Again::Everything;
         }
+        let chunks = if count == 1 { "chunk" } else { "chunks" };
+        self.monitor.notice(format!(
+            "the receiver has lost {count} {more}{chunks} of this backup; the files that need them are read again to heal it"
+        ));
+        Again::With(wanted)
     }
 
     async fn attempt<V: Vault>(self: Arc<Self>, vault: Arc<V>, again: Again) -> Result<Report> {
