@@ -168,7 +168,7 @@ impl Collector {
                     match verdict {
                         Verdict::New => self.changes.new_files += 1,
                         Verdict::Changed(old) if old != line_hash(&line) => self.changes.changed_files += 1,
-                        Verdict::Changed(_) | Verdict::Lost => {}
+                        Verdict::Changed(_) => {}
                     }
                     monitor.count(Counter::Files, 1);
                 }

@@ -11,7 +11,7 @@ use crate::backup::cache::{Cache, CachedEntry};
 use crate::backup::collect::{Batch, Collected, Collector, Hashed, Item};
 use crate::backup::inspect::{self, Stamp};
 use crate::backup::lists::Lists;
-use crate::backup::plan::{PlanReader, Planned, Step, Verdict};
+use crate::backup::plan::{PlanReader, Planned, Step, Verdict, line_hash};
 use crate::backup::read::{self, Outcome, Piece};
 use crate::backup::{Error, Result, Roots};
 use crate::chunker::Chunker;
@@ -165,7 +165,8 @@ impl Reader<'_> {
         if read {
             let entry = known.entry().ok_or(Error::List)?;
             let stamp = std::str::from_utf8(known.head()).ok().and_then(Stamp::of_head);
-            let planned = Planned { verdict: Verdict::Lost, stamp, entry, line: known.line().to_vec() };
+            let verdict = Verdict::Changed(line_hash(known.line()));
+            let planned = Planned { verdict, stamp, entry, line: known.line().to_vec() };
             return Ok(self.read_file(chunker, planned));
         }
         self.source.monitor.count(Counter::Bytes, inside.size.unwrap_or(0));

@@ -26,10 +26,8 @@ use std::path::{Path, PathBuf};
 pub enum Verdict {
     /// Not in the last snapshot.
     New,
-    /// In the last snapshot, perhaps otherwise. Carries the hash of the old line.
+    /// In the last snapshot, perhaps otherwise, or lost by the receiver. Carries the hash of the old line.
     Changed(u64),
-    /// As in the last snapshot, of which the receiver has lost something.
-    Lost,
 }
 
 /// An entry that has to be looked into.
@@ -238,7 +236,7 @@ impl PlanWriter {
         let stamp = stamp.map_or_else(|| "-".to_owned(), |stamp| stamp.to_string());
         let head = match verdict {
             Verdict::Changed(hash) => format!("~{hash:x} {stamp}"),
-            Verdict::New | Verdict::Lost => format!("+ {stamp}"),
+            Verdict::New => format!("+ {stamp}"),
         };
         Ok(self.lines.write(head.as_bytes(), line)?)
     }

@@ -208,7 +208,7 @@ impl<'a> Scan<'a> {
                 self.bytes_to_read += size;
                 match verdict {
                     Verdict::New => self.changes.new_files += 1,
-                    Verdict::Changed(_) | Verdict::Lost => self.changes.changed_files += 1,
+                    Verdict::Changed(_) => self.changes.changed_files += 1,
                 }
             }
         }
