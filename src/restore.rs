@@ -15,7 +15,6 @@
 //! | [`mod@plan`] | the plan, and the dry run |
 //! | [`action`] | what it says about one entry |
 //! | [`links`] | names that are one file |
-//! | [`opener`] | folders made and files begun ahead of the writing |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
 //! | [`content`] | the bytes of one file, or a part of them, for those who write none |
@@ -33,7 +32,6 @@ pub mod dir_target;
 pub mod fetch;
 pub mod folder_stack;
 pub mod links;
-pub mod opener;
 pub mod plan;
 pub mod run;
 pub mod select;

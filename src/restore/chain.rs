@@ -1,6 +1,6 @@
 //! Are these snapshots what their source made, all of them, in this order? Pure.
 
-use crate::model::{OwnerEvent, Record, RepositoryId, SetName, SnapshotId, SnapshotInfo};
+use crate::model::{Mark, OwnerEvent, Record, RepositoryId, SetName, SnapshotId, SnapshotInfo};
 use crate::signer;
 use std::collections::{BTreeMap, HashSet};
 
@@ -48,6 +48,16 @@ pub enum Break {
         /// Where the chain breaks.
         id: SnapshotId,
     },
+    /// The holder has lost it: its disk has damaged the record, so it says.
+    #[error("snapshot {} (number {sequence}{}) is lost: its record was damaged", id.short(), of_set(set.as_ref()))]
+    Lost {
+        /// Which.
+        id: SnapshotId,
+        /// Its set, when that is known.
+        set: Option<SetName>,
+        /// Its place in the chain.
+        sequence: u64,
+    },
     /// The holder has forgotten the newest one, which no rule of its lets it do.
     #[error("set `{set}`: the holder has forgotten the newest snapshot, {}, which it never should", id.short())]
     Forgotten {
@@ -58,8 +68,14 @@ pub enum Break {
     },
 }
 
+fn of_set(set: Option<&SetName>) -> String {
+    set.map(|set| format!(" of set `{set}`")).unwrap_or_default()
+}
+
 /// Checks a listing: every id, signature and link, forgotten snapshots included. Returns the snapshots that hold and that are not
 /// forgotten, by set and sequence, and every break.
+///
+/// A gap in which every snapshot is `damaged` beyond reading is told as what it is, a loss, not as a chain that somebody has cut.
 ///
 /// `known_signers` are keys (hex) that the caller vouches for; the owner log is only the holder's word.
 pub fn check(
@@ -67,10 +83,13 @@ pub fn check(
     owner_log: &[OwnerEvent],
     known_signers: &[String],
     listed: &[SnapshotInfo],
+    damaged: &[Mark],
 ) -> (Vec<Checked>, Vec<Break>) {
     let known: HashSet<&str> = known_signers.iter().map(String::as_str).collect();
     let logged: HashSet<&str> = owner_log.iter().map(OwnerEvent::signer).collect();
-    let mut breaks = Vec::new();
+    let lost: Vec<&Mark> = damaged.iter().filter(|mark| mark.record_lost).collect();
+    let tell = |mark: &&Mark| Break::Lost { id: mark.snapshot, set: mark.set.clone(), sequence: mark.sequence };
+    let mut breaks: Vec<Break> = lost.iter().map(tell).collect();
     let mut sets: BTreeMap<SetName, Vec<Checked>> = BTreeMap::new();
     for info in listed {
         let problem = match signer::open_record(&info.signed) {
@@ -99,7 +118,9 @@ pub fn check(
         let mut before: Option<&Checked> = None;
         for checked in &chain {
             let expected = before.map_or((1, None), |before| (before.record.sequence + 1, Some(before.info.id)));
-            if (checked.record.sequence, checked.record.previous) != expected {
+            if (checked.record.sequence, checked.record.previous) != expected
+                && !is_loss(&lost, &set, expected.0, &checked.record)
+            {
                 breaks.push(Break::Link { set: set.clone(), id: checked.info.id });
             }
             before = Some(checked);
@@ -110,6 +131,19 @@ pub fn check(
         good.extend(chain.into_iter().filter(|checked| checked.info.forgotten.is_none()));
     }
     (good, breaks)
+}
+
+/// Whether all snapshots of a set from the number `first` up to the one before `record` are known to be lost.
+fn is_loss(lost: &[&Mark], set: &SetName, first: u64, record: &Record) -> bool {
+    let numbers: HashSet<u64> = lost
+        .iter()
+        .filter(|mark| {
+            mark.set.as_ref().is_none_or(|of| of == set) && (first..record.sequence).contains(&mark.sequence)
+        })
+        .map(|mark| mark.sequence)
+        .collect();
+    record.sequence.checked_sub(first) == Some(numbers.len() as u64)
+        && lost.iter().any(|mark| record.previous == Some(mark.snapshot))
 }
 
 #[cfg(test)]
@@ -157,15 +191,15 @@ mod tests {
     #[test]
     fn a_whole_chain_by_a_known_key_has_no_breaks() {
         let key = SigningKey::from_bytes(&[1; 32]);
-        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &chain(&key, 4));
+        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &chain(&key, 4), &[]);
         assert_eq!((good.len(), breaks), (4, vec![]));
         assert!(good.iter().all(|checked| checked.trust == Signature::Known));
-        let (good, breaks) = check(REPOSITORY, &[], &[], &chain(&key, 4));
+        let (good, breaks) = check(REPOSITORY, &[], &[], &chain(&key, 4), &[]);
         assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::Unverified));
         // The holder's log is the holder's word, and shown as that.
         let (fingerprint, signer) = (Fingerprint::from_bytes([1; 32]), key.public());
         let create = OwnerEvent::Create { fingerprint, signer, alias: Alias::new("old"), at: Timestamp::UNIX_EPOCH };
-        let (good, breaks) = check(REPOSITORY, &[create], &[], &chain(&key, 4));
+        let (good, breaks) = check(REPOSITORY, &[create], &[], &chain(&key, 4), &[]);
         assert!(breaks.is_empty() && good.iter().all(|checked| checked.trust == Signature::OwnerLog));
     }
 
@@ -179,11 +213,11 @@ mod tests {
         };
         forget(&mut all[0]);
         forget(&mut all[2]);
-        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &all);
+        let (good, breaks) = check(REPOSITORY, &[], &[key.public()], &all, &[]);
         assert_eq!(breaks, []);
         assert_eq!(good.iter().map(|checked| checked.record.sequence).collect::<Vec<_>>(), [2, 4]);
         forget(&mut all[3]);
-        assert!(matches!(check(REPOSITORY, &[], &[], &all).1[..], [Break::Forgotten { .. }]));
+        assert!(matches!(check(REPOSITORY, &[], &[], &all, &[]).1[..], [Break::Forgotten { .. }]));
     }
 
     #[test]
@@ -192,17 +226,46 @@ mod tests {
         let whole = chain(&key, 4);
         let mut without = whole.clone();
         without.remove(1);
-        assert!(matches!(check(REPOSITORY, &[], &[], &without).1[..], [Break::Link { .. }]));
+        assert!(matches!(check(REPOSITORY, &[], &[], &without, &[]).1[..], [Break::Link { .. }]));
+        // A holder that says why is believed in what it says, not in more.
+        let mark = |info: &SnapshotInfo, sequence| Mark {
+            format: 1,
+            snapshot: info.id,
+            set: Some("docs".parse().unwrap()),
+            sequence,
+            found_at: Timestamp::UNIX_EPOCH,
+            record_lost: true,
+            manifest_hit: false,
+            lost_chunks: 0,
+            files: Vec::new(),
+            more_files: 0,
+            witnesses: Vec::new(),
+            healed_at: None,
+        };
+        let breaks = |listed: &[SnapshotInfo], damaged: &[Mark]| check(REPOSITORY, &[], &[], listed, damaged).1;
+        let (second, third) = (mark(&whole[1], 2), mark(&whole[2], 3));
+        let one = breaks(&without, std::slice::from_ref(&second));
+        assert!(matches!(one[..], [Break::Lost { sequence: 2, .. }]), "{one:?}");
+        assert!(one[0].to_string().contains("(number 2 of set `docs`) is lost"), "{}", one[0]);
+        let ends = [whole[0].clone(), whole[3].clone()];
+        let both = breaks(&ends, &[second.clone(), third.clone()]);
+        assert!(matches!(both[..], [Break::Lost { .. }, Break::Lost { .. }]), "{both:?}");
+        for not_all in [&second, &third] {
+            let cut = breaks(&ends, std::slice::from_ref(not_all));
+            assert!(matches!(cut[..], [Break::Lost { .. }, Break::Link { .. }]), "{cut:?}");
+        }
+        let another = breaks(&without, &[Mark { snapshot: whole[3].id, ..second }]);
+        assert!(matches!(another[..], [Break::Lost { .. }, Break::Link { .. }]), "{another:?}");
         let mut headless = whole.clone();
         headless.remove(0);
-        assert!(matches!(check(REPOSITORY, &[], &[], &headless).1[..], [Break::Link { .. }]));
+        assert!(matches!(check(REPOSITORY, &[], &[], &headless, &[]).1[..], [Break::Link { .. }]));
         let mut edited = whole.clone();
         edited[2].signed.record = edited[2].signed.record.replace("docs", "docz");
-        assert!(matches!(check(REPOSITORY, &[], &[], &edited).1[0], Break::Record { .. }));
+        assert!(matches!(check(REPOSITORY, &[], &[], &edited, &[]).1[0], Break::Record { .. }));
         let mut renamed = whole.clone();
         renamed[2].id = renamed[1].id;
-        assert!(matches!(check(REPOSITORY, &[], &[], &renamed).1[0], Break::Record { .. }));
+        assert!(matches!(check(REPOSITORY, &[], &[], &renamed, &[]).1[0], Break::Record { .. }));
         let elsewhere = RepositoryId::from_random([2; 16]);
-        assert_eq!(check(elsewhere, &[], &[], &whole).1.len(), 4);
+        assert_eq!(check(elsewhere, &[], &[], &whole, &[]).1.len(), 4);
     }
 }

@@ -3,15 +3,15 @@
 //! A file is written under a temporary name beside its place, gets its metadata through the open handle, and is renamed. Links are
 //! made last, when nothing is written any more that could walk through them.
 
-use crate::model::{EntryKind, Metadata, RelPath};
+use crate::model::{EntryKind, Metadata, Name, RelPath};
 use crate::monitor::{Fault, Monitor};
 use crate::platform::attributes::{self, OwnerNumbers};
-use crate::platform::fs;
+use crate::platform::fs::File;
 use crate::platform::root_dir::{self, Replace, RootDir};
+use crate::platform::{fs, random};
 use crate::restore::action::{Action, Planned};
 use crate::restore::folder_stack::FolderStack;
 use crate::restore::links::Existing;
-use crate::restore::opener::{self, Begun, Opener};
 use crate::restore::target::Target;
 use crate::restore::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -39,9 +39,6 @@ pub struct DirTarget {
     folders: FolderStack,
     monitor: Arc<dyn Monitor>,
     owners: Option<OwnerNumbers>,
-    opener: Option<Opener>,
-    // Entries that were announced and whose turn is yet to come.
-    announced: u64,
     current: Option<Current>,
     // Folders whose metadata waits until all that is in them is settled, outermost first.
     leaving: Vec<(RelPath, Metadata)>,
@@ -54,14 +51,14 @@ pub struct DirTarget {
 
 #[derive(Debug)]
 struct Current {
-    begun: Begun,
+    file: File,
+    temporary: Name,
     path: RelPath,
     metadata: Metadata,
     replace: Replace,
     in_group: bool,
     // Bytes so far, holes at the end included.
     length: u64,
-    ends_in_hole: bool,
 }
 
 impl DirTarget {
@@ -72,27 +69,18 @@ impl DirTarget {
     pub fn new(path: &Path, set_ids: SetIds, monitor: Arc<dyn Monitor>) -> Result<Self> {
         fs::create_dir_all(path)?;
         let root = RootDir::open(path).map_err(Error::Target)?;
-        opener::sweep(&root);
+        sweep(&root);
         let owners = attributes::may_change_owners().then(OwnerNumbers::default);
         Ok(Self {
             folders: FolderStack::new(root),
             monitor,
             owners,
-            opener: None,
-            announced: 0,
             current: None,
             leaving: Vec::new(),
             firsts: HashMap::new(),
             set_ids,
             told: HashSet::new(),
         })
-    }
-
-    /// What the opener has made of an entry whose turn it is; `None` when it was not announced.
-    fn ahead(&mut self, path: &RelPath) -> Option<io::Result<Option<Begun>>> {
-        let opener = self.opener.as_ref().filter(|_| self.announced > 0)?;
-        self.announced -= 1;
-        Some(opener.take(path))
     }
 
     fn owner(&mut self, metadata: &Metadata) -> Option<(u32, u32)> {
@@ -176,7 +164,7 @@ impl DirTarget {
             return Err(io::Error::other(format!("its first name, {first}, was not restored")));
         };
         let from = FolderStack::new(RootDir::open_again(self.folders.root())?).into_parent(&first)?;
-        let temporary = opener::temporary_name();
+        let temporary = temporary_name();
         let folder = self.folders.enter_parent(path)?;
         from.hard_link(&first.name(), folder, &temporary)?;
         let renamed = match folder.open_file(&temporary).and_then(|linked| linked.metadata()) {
@@ -196,7 +184,7 @@ impl DirTarget {
         let owner = self.owner(&planned.entry.metadata);
         let (path, action) = (&planned.entry.path, &planned.action);
         let folder = self.folders.enter_parent(path)?;
-        let temporary = if *action == Action::Keep { path.name() } else { opener::temporary_name() };
+        let temporary = if *action == Action::Keep { path.name() } else { temporary_name() };
         if *action != Action::Keep {
             folder.create_link(target, &temporary)?;
         }
@@ -217,62 +205,72 @@ fn is_in_group(planned: &Planned) -> bool {
     matches!(planned.entry.kind, EntryKind::File { link_group: Some(_), .. })
 }
 
-impl Target for DirTarget {
-    fn announce(&mut self, coming: &mut dyn Iterator<Item = &Planned>) {
-        for planned in coming {
-            // Without a thread everything is made when it is its turn.
-            let opener = match self.opener.take() {
-                Some(opener) => opener,
-                None => match Opener::start(self.folders.root()) {
-                    Ok(opener) => opener,
-                    Err(_) => return,
-                },
-            };
-            opener.announce(planned.into());
-            self.opener = Some(opener);
-            self.announced += 1;
+const TEMPORARY_START: &[u8] = b".lan-backup-";
+const TEMPORARY_END: &[u8] = b".part";
+
+/// Deletes what a restore that was killed has left in a folder.
+fn sweep(folder: &RootDir) {
+    for name in folder.names().unwrap_or_default() {
+        let bytes = name.as_bytes();
+        let ours = bytes.starts_with(TEMPORARY_START) && bytes.ends_with(TEMPORARY_END);
+        if ours && folder.open_file(&name).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = folder.remove_file(&name);
         }
     }
+}
 
+fn temporary_name() -> Name {
+    let unique = u64::from_le_bytes(random::bytes());
+    Name::new(format!(".lan-backup-{unique:016x}.part").into_bytes()).expect("letters, digits and dashes make a name")
+}
+
+impl Target for DirTarget {
     fn folder(&mut self, planned: &Planned) -> io::Result<()> {
-        match self.ahead(&planned.entry.path) {
-            Some(made) => made.map(|_| ()),
-            None => opener::make_folder(&mut self.folders, &planned.into()),
+        let path = &planned.entry.path;
+        match planned.action {
+            Action::Create | Action::Beside => self.folders.enter_parent(path)?.create_folder(&path.name()),
+            Action::Replace => {
+                let folder = self.folders.enter_parent(path)?;
+                folder.remove_file(&path.name())?;
+                folder.create_folder(&path.name())
+            }
+            Action::Keep => {
+                sweep(self.folders.enter(path)?);
+                Ok(())
+            }
+            Action::Skip | Action::HardLink { .. } => Ok(()),
         }
     }
 
     fn begin(&mut self, planned: &Planned) -> io::Result<()> {
         let path = planned.entry.path.clone();
-        let begun = match self.ahead(&path) {
-            Some(made) => made?.ok_or_else(|| io::Error::other("a folder was begun where a file should be"))?,
-            None => opener::begin_file(&mut self.folders, &path)?,
-        };
+        let temporary = temporary_name();
+        let file = self.folders.enter_parent(&path)?.create_file(&temporary)?;
+        // Held while it is written; what nobody holds was left by a restore that was killed.
+        let _ = file.try_lock();
         let (metadata, replace) = (planned.entry.metadata.clone(), planned.action.replace());
         let in_group = is_in_group(planned);
-        self.current = Some(Current { begun, path, metadata, replace, in_group, length: 0, ends_in_hole: false });
+        self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0 });
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.length += bytes.len() as u64;
-        current.ends_in_hole = false;
-        current.begun.file.write_all(bytes)
+        current.file.write_all(bytes)
     }
 
     fn hole(&mut self, length: u64) -> io::Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.length += length;
-        current.ends_in_hole = true;
-        current.begun.file.seek(SeekFrom::Start(current.length)).map(|_| ())
+        current.file.seek(SeekFrom::Start(current.length)).map(|_| ())
     }
 
     fn end(&mut self) -> io::Result<()> {
         let Some(current) = self.current.take() else { return Ok(()) };
-        let Current { begun: Begun { file, temporary }, path, metadata, replace, in_group, length, ends_in_hole } =
-            current;
+        let Current { file, temporary, path, metadata, replace, in_group, length } = current;
         // A hole at the end was only skipped.
-        let grown = if ends_in_hole { file.set_len(length) } else { Ok(()) };
+        let grown = file.metadata().and_then(|m| if m.len() < length { file.set_len(length) } else { Ok(()) });
         if grown.is_ok() {
             self.apply(&path, &file, &metadata);
         }
@@ -290,7 +288,7 @@ impl Target for DirTarget {
         if let Some(current) = self.current.take()
             && let Ok(folder) = self.folders.enter_parent(&current.path)
         {
-            let _ = folder.remove_file(&current.begun.temporary);
+            let _ = folder.remove_file(&current.temporary);
         }
     }
 
@@ -322,10 +320,5 @@ impl Target for DirTarget {
 impl Drop for DirTarget {
     fn drop(&mut self) {
         self.abandon();
-        for (path, begun) in self.opener.take().into_iter().flat_map(Opener::stop) {
-            if let Ok(folder) = self.folders.enter_parent(&path) {
-                let _ = folder.remove_file(&begun.temporary);
-            }
-        }
     }
 }

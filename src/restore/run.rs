@@ -104,10 +104,6 @@ impl<T: Target> Writer<T> {
             if self.shutdown.is_stopped() {
                 return Err(Error::Stopped);
             }
-            self.target.announce(&mut fetched.steps.iter().filter_map(|step| match step {
-                Step::Folder(planned) | Step::Begin(planned) => Some(&**planned),
-                _ => None,
-            }));
             for step in &fetched.steps {
                 self.step(step, &fetched)?;
             }

@@ -8,9 +8,6 @@ use std::io;
 ///
 /// An error concerns one entry and becomes a fault, unless the disk is full.
 pub trait Target: Send {
-    /// Folders and files that come next, in this order: a target may begin with them already.
-    fn announce(&mut self, _coming: &mut dyn Iterator<Item = &Planned>) {}
-
     /// Makes a folder, or finds that it is there.
     fn folder(&mut self, planned: &Planned) -> io::Result<()>;
 
