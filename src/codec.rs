@@ -54,10 +54,10 @@ impl Default for Compression {
 /// Chunks of this length on average are worth a block of their own when they do not compress: its header is under 1/700 of it.
 const LONE_BYTES: usize = 64 << 10;
 
-/// Blocks from this length on are probed before they are compressed.
+/// Blocks from this length on, of chunks worth a block each, are probed before they are compressed.
 const PROBED_BYTES: usize = 256 << 10;
 /// One piece of a probe, in bytes.
-const PROBE_BYTES: usize = 4 << 10;
+const PROBE_BYTES: usize = 1 << 10;
 /// From one piece to the next: 32 pieces of a mebibyte.
 const PROBE_STEP: usize = 32 << 10;
 
@@ -121,7 +121,7 @@ impl Encoder {
         let length: usize = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
         match self.compressed(chunks) {
             Some(block) => blocks.push(block),
-            None if length / LONE_BYTES >= chunks.len() => {
+            None if are_large(chunks, length) => {
                 for chunk in chunks {
                     blocks.push(as_it_is(std::slice::from_ref(chunk)));
                 }
@@ -131,9 +131,11 @@ impl Encoder {
     }
 
     /// Whether pieces from all over the chunks do not get smaller: photos, films and what is compressed or encrypted already is passed
-    /// on at the cost of an eighth of it. What compresses for twice [`PROBE_STEP`] bytes in a row is always found.
+    /// on at the cost of a thirtieth of it. What compresses for twice [`PROBE_STEP`] bytes in a row is always found.
     fn looks_random(&mut self, chunks: &[(ChunkId, Bytes)], length: usize) -> bool {
-        let Some(zstd) = self.zstd.as_mut().filter(|_| length >= PROBED_BYTES) else { return false };
+        let Some(zstd) = self.zstd.as_mut().filter(|_| length >= PROBED_BYTES && are_large(chunks, length)) else {
+            return false;
+        };
         self.plain.clear();
         let mut next = 0;
         for (_, bytes) in chunks {
@@ -189,6 +191,11 @@ impl Encoder {
         let stored = Bytes::copy_from_slice(stored);
         Some(block(codec, stored_hash(&stored), stored, chunks))
     }
+}
+
+/// Whether chunks of so many bytes together are worth a block each.
+fn are_large(chunks: &[(ChunkId, Bytes)], length: usize) -> bool {
+    length / LONE_BYTES >= chunks.len()
 }
 
 fn as_it_is(chunks: &[(ChunkId, Bytes)]) -> Block {
