@@ -13,6 +13,7 @@
 //! | [`entry`], [`file_time`], [`content`] | [`Entry`], [`FileTime`], [`Content`], [`Extent`], [`Stream`] |
 //! | [`snapshot`] | [`Record`], [`SignedRecord`], [`Receipt`], [`Forgotten`], [`SnapshotInfo`] |
 //! | [`keep`] | [`Keep`], [`Within`]: what is to be kept |
+//! | [`mark`] | [`Mark`]: what a snapshot has lost |
 //! | [`block`] | [`Block`]: what lies in packs and travels in uploads |
 //! | [`repository`] | [`RepositoryParameters`] |
 //! | [`owner`] | [`OwnerEvent`]: whose a repository is |
@@ -32,6 +33,7 @@ pub mod inbox;
 pub(crate) mod json_text;
 pub mod keep;
 pub mod limits;
+pub mod mark;
 pub mod names;
 pub mod owner;
 pub mod pin;
@@ -50,6 +52,7 @@ pub use entry::{Entry, EntryKind, Inside, Metadata, Owner};
 pub use file_time::FileTime;
 pub use inbox::InboxKeep;
 pub use keep::{Keep, Within};
+pub use mark::Mark;
 pub use names::{IdempotencyKey, RepositoryId, SessionId, SetName};
 pub use owner::OwnerEvent;
 pub use pin::Pin;

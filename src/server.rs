@@ -42,7 +42,7 @@ mod finish;
 mod impostors;
 mod info;
 mod limits;
-mod listing;
+pub mod listing;
 pub(crate) mod manifest;
 mod missing;
 mod opening;

@@ -10,9 +10,9 @@ use crate::daemon::locate::locate;
 use crate::daemon::retrieve::{Holder, checked, rolled_back};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
-use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SnapshotInfo};
+use crate::protocol::listing::RepositoryListing;
 use crate::restore::chain::{Checked, Signature};
-use crate::store::Mark;
+use crate::server::listing::advertised;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -32,15 +32,6 @@ pub struct Args {
     store: Option<PathBuf>,
 }
 
-struct Repository {
-    id: RepositoryId,
-    owner: Fingerprint,
-    alias: Alias,
-    owner_log: Vec<OwnerEvent>,
-    snapshots: Vec<SnapshotInfo>,
-    damaged: Vec<Mark>,
-}
-
 /// Lists.
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
@@ -51,8 +42,7 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
     let mut broken = 0;
     for repository in &repositories {
-        let (snapshots, alarms) =
-            checked(&context, repository.id, &repository.owner_log, &repository.snapshots, holder);
+        let (snapshots, alarms) = checked(&context, repository, holder);
         for problem in &alarms {
             broken += 1;
             output.alarm(problem);
@@ -66,13 +56,14 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     } else {
         output.table(&lines);
     }
-    for mark in repositories.iter().flat_map(|repository| &repository.damaged) {
+    // Those that are lost whole were told as alarms.
+    for mark in repositories.iter().flat_map(|repository| &repository.damaged).filter(|mark| !mark.record_lost) {
         output.line(&format!("DAMAGED: {}", described(mark)));
     }
     Ok(if broken == 0 { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
-fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<String> {
+fn row(repository: &RepositoryListing, snapshot: &Checked, output: &Output) -> Vec<String> {
     let record = &snapshot.record;
     let damaged = repository.damaged.iter().find(|mark| mark.snapshot == snapshot.info.id);
     let received = snapshot.info.receipt.received_at;
@@ -83,7 +74,7 @@ fn row(repository: &Repository, snapshot: &Checked, output: &Output) -> Vec<Stri
     };
     output.row(&json!({
         "snapshot": snapshot.info.id, "set": record.set, "sequence": record.sequence, "device": record.device,
-        "owner": repository.owner, "alias": repository.alias, "repository": repository.id,
+        "owner": repository.owner, "alias": repository.alias, "repository": repository.repository.id,
         "receivedAt": received, "sourceTime": record.source_time, "files": record.totals.files,
         "bytes": record.totals.bytes, "newFiles": record.changes.new_files, "changedFiles": record.changes.changed_files,
         "deletedFiles": record.changes.deleted_files, "tag": record.tag, "verified": snapshot.trust == Signature::Known, "signature": signature,
@@ -110,25 +101,15 @@ pub fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
 }
 
-async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<Repository>, Error> {
+async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<RepositoryListing>, Error> {
     let (store, _) = match open_store(context, store.clone()).await {
         Err(Error::Usage { .. }) if store.is_none() => return Ok(Vec::new()),
         opened => opened?,
     };
-    let describe = |repository: &std::sync::Arc<crate::store::Repository>| {
-        Ok(Repository {
-            id: repository.id(),
-            owner: repository.owner(),
-            alias: repository.alias(),
-            owner_log: repository.owner_log(),
-            snapshots: repository.snapshots()?,
-            damaged: repository.health()?.damaged,
-        })
-    };
-    store.repositories().iter().map(describe).collect()
+    Ok(store.repositories().iter().map(|repository| advertised(repository)).collect::<Result<_, _>>()?)
 }
 
-async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<Repository>, Holder), Error> {
+async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<RepositoryListing>, Holder), Error> {
     let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
     let listing = located.client(context)?.listing(None).await?;
     // What this device has backed up there must still be there.
@@ -138,14 +119,5 @@ async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<
     for alarm in rolled_back(context, &located, &own)? {
         output.alarm(&alarm);
     }
-    let describe = |listed: crate::protocol::listing::RepositoryListing| Repository {
-        id: listed.repository.id,
-        owner: listed.owner,
-        alias: listed.alias,
-        owner_log: listed.owner_log,
-        snapshots: listed.snapshots,
-        damaged: Vec::new(),
-    };
-    let holder = Holder::Other(located.fingerprint);
-    Ok((listing.repositories.into_iter().map(describe).collect(), holder))
+    Ok((listing.repositories, Holder::Other(located.fingerprint)))
 }

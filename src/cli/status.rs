@@ -9,10 +9,12 @@ use crate::cli::snapshots::local_time;
 use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error};
+use crate::model::Mark;
+use crate::model::text::clean;
 use crate::signer;
 use crate::store::prune::freezes::Look;
 use crate::store::rhythm::overdue_since;
-use crate::store::{Mark, RecoveryReport, Repository};
+use crate::store::{RecoveryReport, Repository};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -216,11 +218,14 @@ pub fn described(mark: &Mark) -> String {
     }
     let files = match mark.file_count() {
         0 => "has lost parts of its lists".to_owned(),
-        1 => format!("has lost content of {}", mark.files.first().map_or("a file", String::as_str)),
+        1 => format!(
+            "has lost content of {}",
+            mark.files.first().map_or_else(|| "a file".to_owned(), |name| clean(name))
+        ),
         files => format!(
             "has lost content of {} files, {} among them",
             size::count(files),
-            mark.files.first().map_or("?", String::as_str)
+            mark.files.first().map_or_else(|| "?".to_owned(), |name| clean(name))
         ),
     };
     let list = if mark.manifest_hit { "; its list of files is hit, too" } else { "" };

@@ -376,6 +376,7 @@ mod tests {
             alias: Alias::new("laptop"),
             owner_log: Vec::new(),
             snapshots,
+            damaged: Vec::new(),
         };
         let signed = record(1);
         let id = signer::snapshot_id(&signed);

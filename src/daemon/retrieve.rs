@@ -6,12 +6,14 @@ use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
 use crate::daemon::{Context, Error, Result};
 use crate::identity::trust::Trust;
-use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId, SessionId, SnapshotInfo};
+use crate::model::{Alias, Fingerprint, Mark, OwnerEvent, RepositoryId, SessionId, SnapshotInfo};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
+use crate::protocol::listing::RepositoryListing;
 use crate::protocol::session::{PrepareDownload, SessionAnswer, SessionState};
 use crate::restore::chain::{self, Break, Checked};
-use crate::store::{LocalVault, Mark, Store};
+use crate::server::listing::advertised;
+use crate::store::{LocalVault, Store};
 use crate::vault::Vault;
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ pub struct Opened<V> {
     pub snapshots: Vec<Checked>,
     /// What does not fit, in sentences; to be shouted.
     pub alarms: Vec<String>,
-    /// What is known here about snapshots that have lost something; another holder keeps that to itself.
+    /// What the holder knows about snapshots that have lost something.
     pub marks: Vec<Mark>,
     session: Option<(Client, SessionId, KeepAlive)>,
 }
@@ -69,14 +71,13 @@ pub async fn open_remote(
     let Some(listed) = listed else {
         return Err(crate::client::Error::NotUnderstood("without the repository it had opened".to_owned()).into());
     };
-    let (snapshots, mut alarms) =
-        checked(context, id, &listed.owner_log, &listed.snapshots, Holder::Other(located.fingerprint));
+    let (snapshots, mut alarms) = checked(context, &listed, Holder::Other(located.fingerprint));
     if own {
         alarms.extend(rolled_back(context, located, &[(id, &listed.snapshots)])?);
     }
     let session = Some((client, answer.session, alive));
-    let (owner, alias, owner_log) = (listed.owner, listed.alias, listed.owner_log);
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks: Vec::new(), session })
+    let RepositoryListing { owner, alias, owner_log, damaged: marks, .. } = listed;
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, session })
 }
 
 /// Waits until a person has decided about a session that waits for one. When that is not to be, the session is ended, so that
@@ -150,10 +151,10 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
             return Err(Error::usage(message, "say whose backup is meant with --of ALIAS"));
         }
     };
-    let (owner, alias, owner_log) = (repository.owner(), repository.alias(), repository.owner_log());
-    let (snapshots, mut alarms) = checked(context, repository.id(), &owner_log, &repository.snapshots()?, Holder::This);
-    alarms.extend(repository.lost_records()?);
-    let marks = repository.health()?.damaged;
+    let listed = advertised(&repository)?;
+    let (snapshots, mut alarms) = checked(context, &listed, Holder::This);
+    alarms.extend(repository.unreadable_records()?);
+    let RepositoryListing { owner, alias, owner_log, damaged: marks, .. } = listed;
     let vault = Arc::new(LocalVault::new(repository, context.identity.fingerprint()));
     Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, session: None })
 }
@@ -172,19 +173,14 @@ pub enum Holder {
 ///
 /// This device vouches for its own key and for those of devices it is paired with, the holder's excepted; on this device's own
 /// store, for the owner log, too. What only another holder's owner log vouches for is marked so.
-pub fn checked(
-    context: &Context,
-    repository: RepositoryId,
-    owner_log: &[OwnerEvent],
-    listed: &[SnapshotInfo],
-    holder: Holder,
-) -> (Vec<Checked>, Vec<String>) {
+pub fn checked(context: &Context, listed: &RepositoryListing, holder: Holder) -> (Vec<Checked>, Vec<String>) {
+    let RepositoryListing { repository, owner_log, snapshots, damaged, .. } = listed;
     let trusted = context.trust.list().into_iter().filter(|trust: &Trust| holder != Holder::Other(trust.fingerprint));
     let mut known: Vec<String> = trusted.map(|trust| trust.signing_key).collect();
     known.push(context.identity.signing_key().public());
     if holder == Holder::This {
         known.extend(owner_log.iter().map(|event| event.signer().to_owned()));
     }
-    let (snapshots, breaks) = chain::check(repository, owner_log, &known, listed);
+    let (snapshots, breaks) = chain::check(repository.id, owner_log, &known, snapshots, damaged);
     (snapshots, breaks.iter().map(Break::to_string).collect())
 }

@@ -1,6 +1,6 @@
 //! What a device advertises to one peer.
 
-use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryParameters, SnapshotInfo};
+use crate::model::{Alias, Fingerprint, Mark, OwnerEvent, RepositoryParameters, SnapshotInfo};
 use serde::{Deserialize, Serialize};
 
 /// Answer to `GET snapshots`.
@@ -24,4 +24,7 @@ pub struct RepositoryListing {
     pub owner_log: Vec<OwnerEvent>,
     /// By set and sequence.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Those that lack something, as far as the holder knows. Each names ten files at most and no chunks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Mark>,
 }

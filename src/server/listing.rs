@@ -8,7 +8,8 @@ use crate::server::call::{Call, json, json_text};
 use crate::server::limits::memory_units;
 use crate::server::sessions::Use;
 use crate::server::state::{CallUnderWay, Shared, blocking};
-use crate::store::Repository;
+use crate::store::losses::MAX_ADVERTISED_NAMES;
+use crate::store::{self, Repository};
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
@@ -21,23 +22,28 @@ pub(crate) async fn snapshots(shared: Arc<Shared>, call: Call) -> Result<Respons
     let listing = blocking(move || {
         let repositories = seen.repositories()?;
         let bytes = repositories.iter().map(|repository| repository.record_bytes()).sum::<Result<u64, _>>()?;
-        // The records themselves, and the text that is made of them.
-        let mut memory = shared.memory(device, bytes.saturating_mul(3))?;
-        let rows = repositories.iter().map(|repository| {
-            Ok(RepositoryListing {
-                repository: repository.parameters(),
-                owner: repository.owner(),
-                alias: repository.alias(),
-                owner_log: repository.owner_log(),
-                snapshots: repository.snapshots()?,
-            })
-        });
+        // The records themselves, the marks of those that are damaged, and the text that is made of all that.
+        let names = (MAX_ADVERTISED_NAMES * repositories.len()) as u64;
+        let mut memory = shared.memory(device, bytes.saturating_mul(4).saturating_add(2 * names))?;
+        let rows = repositories.iter().map(|repository| advertised(repository).map_err(ApiError::from));
         let listing = Listing { repositories: rows.collect::<Result<_, ApiError>>()? };
         let json = serde_json::to_vec(&listing).expect("messages have only string keys");
         memory.shrink(memory_units(json.len() as u64));
         Ok(memory.held_by(Bytes::from(json)))
     });
     Ok(json_text(listing.await?))
+}
+
+/// What is told of a repository to whoever may see it. Blocking.
+pub fn advertised(repository: &Repository) -> store::Result<RepositoryListing> {
+    Ok(RepositoryListing {
+        repository: repository.parameters(),
+        owner: repository.owner(),
+        alias: repository.alias(),
+        owner_log: repository.owner_log(),
+        snapshots: repository.snapshots()?,
+        damaged: repository.advertised_marks()?,
+    })
 }
 
 /// `GET snapshots/{id}`.

@@ -1,8 +1,9 @@
 //! What is known about the health of a repository without looking at it anew: marks, what was set aside, when it was read last.
 
+use crate::model::Mark;
 use crate::store::error::Result;
 use crate::store::layout;
-use crate::store::marks::{self, Mark};
+use crate::store::marks;
 use crate::store::scrub::ScrubState;
 use crate::store::shelf::Shelf;
 use jiff::Timestamp;

@@ -1,13 +1,18 @@
 //! Keeps the marks in step with what is there: writes those of snapshots that lack something, and sees when they are healed.
 
-use crate::model::{SetName, SnapshotInfo};
-use crate::store::error::Result;
+use crate::model::{Mark, SetName, SnapshotInfo};
+use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
-use crate::store::marks::{self, Mark};
+use crate::store::marks;
 use crate::store::repository::Repository;
 use crate::store::verify::reach::Reach;
 use crate::store::verify::{DamagedSnapshot, Looked};
 use std::collections::{BTreeMap, HashSet};
+
+/// Files that a mark names in a list of snapshots; of the others it tells the number.
+const ADVERTISED_FILES: usize = 10;
+/// Bytes of such names in one list, the newest snapshots first.
+pub const MAX_ADVERTISED_NAMES: usize = 256 << 10;
 
 /// What became of the marks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,20 +96,29 @@ impl Repository {
         }
     }
 
-    /// What is known to be wrong with the list of snapshots, in sentences: records that cannot be read, or that were set aside.
-    pub fn lost_records(&self) -> Result<Vec<String>> {
+    /// Records that cannot be read and were not set aside yet, in sentences.
+    pub fn unreadable_records(&self) -> Result<Vec<String>> {
         let bad = self.records.all()?.bad;
-        let unread =
-            bad.iter().map(|(_, error)| format!("a snapshot cannot be listed: {error}; see `lan-backup repair`"));
-        let marks = self.health()?.damaged;
-        let marks = marks.iter().filter(|mark| mark.record_lost).map(|mark| {
-            let set = mark.set.as_ref().map(|set| format!(" of set `{set}`")).unwrap_or_default();
-            format!(
-                "snapshot {} (number {}{set}) is lost: its record was damaged",
-                mark.snapshot.short(),
-                mark.sequence
-            )
-        });
-        Ok(unread.chain(marks).collect())
+        let sentence = |error: &Error| format!("a snapshot cannot be listed: {error}; see `lan-backup repair`");
+        Ok(bad.iter().map(|(_, error)| sentence(error)).collect())
+    }
+
+    /// What goes into a list of snapshots about those that lack something now: the marks, with few names of files.
+    pub fn advertised_marks(&self) -> Result<Vec<Mark>> {
+        let mut marks = marks::load(&*self.packs.shelf)?;
+        marks.retain(|mark| mark.healed_at.is_none());
+        let mut room = MAX_ADVERTISED_NAMES;
+        for mark in marks.iter_mut().rev() {
+            mark.witnesses.clear();
+            let all = mark.file_count();
+            mark.files.truncate(ADVERTISED_FILES);
+            mark.files.retain(|name| {
+                let left = room.checked_sub(name.len());
+                room = left.unwrap_or(room);
+                left.is_some()
+            });
+            mark.more_files = all - mark.files.len() as u64;
+        }
+        Ok(marks)
     }
 }

@@ -5,13 +5,12 @@
 //! lists), so it may be deleted, and one that is damaged itself is written anew. When everything is there again the mark says
 //! so for a while, and goes.
 
-use crate::model::{ChunkId, SetName, SnapshotId};
+use crate::model::Mark;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
 use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 /// Files that a mark names; of the others it knows the number. A page for a person, and a bound for the object.
 pub const MAX_MARK_FILES: usize = 100;
@@ -21,49 +20,6 @@ pub const MAX_WITNESSES: usize = 64;
 const HEALED_SHOWN: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// No mark is larger: a hundred paths of 4 KiB, escaped.
 const MAX_MARK_BYTES: u64 = 4 << 20;
-
-/// A snapshot that has lost something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Mark {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// Which snapshot.
-    pub snapshot: SnapshotId,
-    /// Its set, as far as that is known.
-    pub set: Option<SetName>,
-    /// Its place in the chain.
-    pub sequence: u64,
-    /// When the loss was found, by this device's clock.
-    pub found_at: Timestamp,
-    /// The record itself was damaged and set aside: the snapshot cannot be listed any more.
-    #[serde(default)]
-    pub record_lost: bool,
-    /// The list of its entries is hit: not every file that was lost is known, and a restore goes without the list's rest.
-    #[serde(default)]
-    pub manifest_hit: bool,
-    /// Chunks that it needs and that are not there.
-    pub lost_chunks: u64,
-    /// The first files that need them, in path order.
-    #[serde(default)]
-    pub files: Vec<String>,
-    /// How many more there are.
-    #[serde(default)]
-    pub more_files: u64,
-    /// Some of the lost chunks.
-    #[serde(default)]
-    pub witnesses: Vec<ChunkId>,
-    /// When everything was there again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub healed_at: Option<Timestamp>,
-}
-
-impl Mark {
-    /// Files that are hit, those that are not named included.
-    pub fn file_count(&self) -> u64 {
-        self.files.len() as u64 + self.more_files
-    }
-}
 
 /// Reads all marks; a damaged one is left out and logged.
 pub fn load(shelf: &dyn Shelf) -> Result<Vec<Mark>> {

@@ -4,15 +4,14 @@
 //! looked at once more: snapshots that lack something are marked, and `missing` asks for what they lack. Nothing is hidden and
 //! nothing is deleted. Run again, it finds nothing more to do.
 
-use crate::model::ChunkId;
 use crate::model::text::clean;
+use crate::model::{ChunkId, Mark};
 use crate::monitor::{Monitor, Phase};
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::error::Result;
 use crate::store::layout::{self, ObjectName, REPOSITORIES};
-use crate::store::marks::Mark;
 use crate::store::prune::trash;
 use crate::store::repository::Repository;
 use crate::store::set_aside::Fate;

@@ -3,13 +3,12 @@
 //! A step reads one pack, or looks at everything but content. What is damaged is set aside at once, since only what is missing is
 //! asked for again, and a source loses its files, too, with time. The rule of what comes next is [`scrub`](crate::store::scrub)'s.
 
-use crate::model::{Alias, PackId, RepositoryId, SetName, SnapshotId};
+use crate::model::{Alias, Mark, PackId, RepositoryId, SetName, SnapshotId};
 use crate::monitor::Silent;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, REPOSITORIES};
-use crate::store::marks::Mark;
 use crate::store::pack_look;
 use crate::store::prune::brake::Freeze;
 use crate::store::prune::freezes::Look;

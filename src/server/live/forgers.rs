@@ -113,8 +113,8 @@ async fn times_that_a_source_forges_push_out_no_snapshot_and_change_no_order() {
     let now = clock.now();
     assert!(snapshots.iter().all(|info| info.receipt.received_at <= now + SignedDuration::from_mins(2)));
     let repository = live.store.owned_by(&laptop.fingerprint()).unwrap();
-    let (checked, breaks) =
-        chain::check(repository.id(), &repository.owner_log(), &repository.signers(), &repository.snapshots().unwrap());
+    let there = repository.snapshots().unwrap();
+    let (checked, breaks) = chain::check(repository.id(), &repository.owner_log(), &repository.signers(), &there, &[]);
     assert!(breaks.is_empty(), "{breaks:?}");
     assert_eq!(Selection::latest().find(&checked, None).unwrap().info.id, after);
 

@@ -41,6 +41,8 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     let to = lan.path("partly");
     let partly = laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]);
     assert_eq!(partly.code, 3, "{partly:#?}");
+    assert!(partly.stderr.contains("careful: snapshot") && partly.stderr.contains(&lost), "{partly:#?}");
+    assert_eq!(laptop.snapshots(Some("nas"))[0]["damaged"]["files"][0], lost);
     assert!(!to.join(&lost).exists() && fs::read(to.join("docs/letters/a")).unwrap() == b"dear a");
     let here = nas.run(&["restore", "local", "--to", lan.path("here").to_str().unwrap()]);
     assert!(here.code == 3 && here.stderr.contains("careful: snapshot"), "{here:#?}");
@@ -55,6 +57,19 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     assert_eq!(nas.run(&["verify", "--data"]).last(0)["clean"], true);
     let to = lan.path("whole");
     laptop.run(&["restore", "nas", "latest~1", "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+
+    // A record that its source has no more: what is lost is said, and nobody is accused of having cut the chain.
+    let record = stored(&nas.store()).into_iter().find(|path| path.to_string_lossy().contains("/0000000001-")).unwrap();
+    let mut bytes = fs::read(&record).unwrap();
+    bytes[64..128].fill(0);
+    fs::write(&record, bytes).unwrap();
+    assert_eq!(nas.run(&["repair"]).code, 1);
+    let to = lan.path("newest");
+    let newest = laptop.run(&["restore", "nas", "--to", to.to_str().unwrap()]);
+    assert_eq!(newest.code, 3, "{newest:#?}");
+    assert!(newest.stderr.contains("(number 1 of set `docs`) is lost: its record was damaged"), "{newest:#?}");
+    assert!(!newest.stderr.contains("removed or replaced"), "{newest:#?}");
     assert_same(&docs, &to.join("docs"));
 }
 
