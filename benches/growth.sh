@@ -32,7 +32,10 @@ begin() {
     "$bin" --home "$work/nas" --json serve --bind 127.0.0.1 --port 0 --store "$work/store" --accept paired \
         >"$work/serve.json" 2>"$work/serve.err" &
     serve=$!
-    until grep -q '"listening"' "$work/serve.json"; do sleep 0.1; done
+    until grep -q '"listening"' "$work/serve.json"; do
+        kill -0 "$serve" 2>/dev/null || { cat "$work/serve.err" >&2; exit 1; }
+        sleep 0.1
+    done
     to=127.0.0.1:$(sed -n 's/.*"event":"listening".*"port":\([0-9]*\).*/\1/p' "$work/serve.json" | head -n 1)
     (
         until grep -q '"event":"pin"' "$work/serve.json"; do sleep 0.1; done

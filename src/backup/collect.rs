@@ -119,9 +119,9 @@ impl Collector {
     /// An empty snapshot.
     pub fn new(parameters: &ChunkerParameters, cache: Option<Remember>) -> Self {
         Self {
-            manifest: StreamWriter::new(parameters),
+            manifest: StreamWriter::of_record(parameters),
             manifest_ids: Vec::new(),
-            refs: StreamWriter::new(parameters),
+            refs: StreamWriter::of_record(parameters),
             list: StreamWriter::new(parameters),
             extents: Vec::new(),
             listed: false,

@@ -2,7 +2,7 @@
 
 use crate::chunker::Chunker;
 use crate::codec::chunk_id;
-use crate::model::limits::MAX_STREAM_IDS;
+use crate::model::limits::{MAX_STREAM_IDS, RECORD_STREAM_IDS};
 use crate::model::{ChunkId, ChunkerParameters, Stream};
 use bytes::Bytes;
 
@@ -13,12 +13,18 @@ pub struct StreamWriter {
     length: u64,
     // 32 bytes for about 256 KiB of stream: 160 KiB for the manifest of five million entries.
     ids: Vec<ChunkId>,
+    head_ids: usize,
 }
 
 impl StreamWriter {
-    /// An empty stream.
+    /// An empty stream, whose head will stand in a line of a manifest.
     pub fn new(parameters: &ChunkerParameters) -> Self {
-        Self { chunker: Chunker::new(parameters), length: 0, ids: Vec::new() }
+        Self { chunker: Chunker::new(parameters), length: 0, ids: Vec::new(), head_ids: MAX_STREAM_IDS }
+    }
+
+    /// An empty stream, whose head will stand in a record.
+    pub fn of_record(parameters: &ChunkerParameters) -> Self {
+        Self { head_ids: RECORD_STREAM_IDS, ..Self::new(parameters) }
     }
 
     /// Appends bytes.
@@ -44,7 +50,7 @@ impl StreamWriter {
         let length = std::mem::take(&mut self.length);
         let mut ids = std::mem::take(&mut self.ids);
         let mut depth = 0;
-        while ids.len() > MAX_STREAM_IDS {
+        while ids.len() > self.head_ids {
             for id in &ids {
                 let mut rest = &id.as_bytes()[..];
                 while !rest.is_empty() {

@@ -32,6 +32,8 @@ pub const FETCH_TARGET_BYTES: u64 = 8 << 20;
 
 /// Ids that stand in a [`Stream`](crate::model::Stream) itself before a level of lists is put between.
 pub const MAX_STREAM_IDS: usize = 64;
+/// As many stand in a record that this version writes: records are kept for ever and listed together, and so have under 2 KiB.
+pub const RECORD_STREAM_IDS: usize = 8;
 /// Levels of lists: two levels of 256 KiB lists reach 2 PiB.
 pub const MAX_STREAM_DEPTH: u8 = 4;
 /// Extents that stand in the manifest line itself; beyond, they go to a list of their own.

@@ -40,7 +40,8 @@ pub(crate) async fn finish(shared: Arc<Shared>, call: Call) -> Result<Response, 
             let bytes = signed.record.len() as u64;
             room::check(&committing, Some(&repository), bytes)?;
             if repository.record_bytes()?.saturating_add(bytes) > MAX_RECORDS_BYTES {
-                return Err(ApiError::full("the list of snapshots is as long as another device can read"));
+                return Err(ApiError::full("the list of this device's snapshots is as long as another device can read")
+                    .hint("no space helps: forgotten snapshots stay in that list. Back up into another store: `lan-backup serve --store DIR` there"));
             }
         }
         let committed =

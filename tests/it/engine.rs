@@ -246,6 +246,30 @@ async fn chunks_lost_at_the_vault_are_healed_by_the_next_backup() {
     }
 }
 
+/// Records are kept for ever, and all of them are listed together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_names_few_chunks_however_long_its_lists_are() {
+    let mut bench = Bench::new();
+    let deep = std::iter::repeat_n("n".repeat(240), 15).fold(bench.tree(), |folder, name| folder.join(name));
+    fs::create_dir_all(&deep).unwrap();
+    for number in 0..5000 {
+        fs::write(deep.join(format!("{number:0>160}")), b"").unwrap();
+    }
+    bench.back_up().await.unwrap();
+    let head = bench.head().await.unwrap();
+    let record = signer::open_record(&head.signed).unwrap();
+    assert!(record.manifest.depth > 0, "{:?}", record.manifest);
+    assert!(head.signed.record.len() < 2048, "{}", head.signed.record.len());
+    // A chunk that only the list of the list names is sent again, too, when it is lost.
+    for id in bench.vault.chunk_ids() {
+        bench.vault.lose(&id);
+    }
+    bench.back_up().await.unwrap();
+    bench.restore(&bench.path("out")).await;
+    assert_eq!(bench.monitor.faults(), []);
+    assert_same(&bench.tree(), &bench.path("out/tree"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_cache_a_source_reads_all_and_sends_nothing() {
     let mut bench = Bench::new();

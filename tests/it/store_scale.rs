@@ -97,7 +97,7 @@ fn put_stream(repository: &Repository, bytes: &[u8], there: &mut HashSet<ChunkId
         }
         Ok::<_, std::convert::Infallible>(())
     };
-    let mut writer = StreamWriter::new(&ChunkerParameters::STANDARD);
+    let mut writer = StreamWriter::of_record(&ChunkerParameters::STANDARD);
     writer.write(bytes, &mut sink).unwrap();
     let stream = writer.finish(&mut sink).unwrap();
     for chunks in new.chunks(16) {
