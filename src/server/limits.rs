@@ -68,14 +68,16 @@ pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
 pub(crate) const PAIRING_REPLY_DELAY: Duration = Duration::from_millis(300);
 /// LocalSend sessions of one sender: an app has one, and one more while the last files of the other run.
 pub(crate) const LOCALSEND_SESSIONS_PER_SENDER: usize = 4;
-/// LocalSend sessions in all: a household's phones at once. Each holds up to 50,000 names.
+/// LocalSend sessions in all: a household's phones at once. Their names are counted ([`LOCALSEND_LISTS_MEMORY`]).
 pub(crate) const LOCALSEND_SESSIONS: usize = 16;
 /// Files of one LocalSend session under way at once: apps send two, some four.
 pub(crate) const LOCALSEND_PARALLEL: usize = 8;
 /// Files received from LocalSend apps at once: apart from the transfers of paired devices, so that they never wait for these.
 pub(crate) const LOCALSEND_TRANSFERS: usize = 16;
-/// Lists of files read from LocalSend apps at once, each up to 16 MiB in memory.
+/// Lists of files read from LocalSend apps at once, each on a thread of its own.
 pub(crate) const LOCALSEND_READING: usize = 4;
+/// Memory of the lists of LocalSend apps, from their reading to the end of their sessions: one of the largest and many ordinary ones.
+pub(crate) const LOCALSEND_LISTS_MEMORY: u64 = 96 << 20;
 /// LocalSend senders that wait while another one's question is open; beyond, apps hear "busy".
 pub(crate) const LOCALSEND_WAITING: usize = 8;
 /// After a no, the same sender hears it again for this long without anybody being asked.

@@ -15,6 +15,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`prepare`] | `prepare-upload`: checks, the question, the answer |
+//! | [`list`] | the list of files, read while it comes and counted |
 //! | [`receive`] | `upload` and `cancel`, and what makes files durable |
 //! | [`offer`] | names, hashes and times checked; what is held told apart |
 //! | [`sessions`] | the table: pure |
@@ -24,6 +25,7 @@
 
 pub(crate) mod keeper;
 pub(crate) mod lane;
+pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod offer;
 pub mod pin;
@@ -47,7 +49,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Before the claimed fingerprint is hashed: no certificate begins like this, so an unverified name is never a proved one.
@@ -88,6 +90,8 @@ pub(crate) struct Door {
     pub(crate) options: LocalSendOptions,
     /// Long lists of files being read at once.
     pub(crate) reading: Semaphore,
+    /// Memory of all lists, from their reading to the end of their sessions.
+    pub(crate) lists: Arc<Semaphore>,
     /// Files being received at once.
     pub(crate) transfers: Semaphore,
     /// Senders whose question is open or waits for another one's.
@@ -110,6 +114,8 @@ pub(crate) struct Active {
     pub(crate) saver: Option<Arc<Saver>>,
     /// When what came was made durable last.
     pub(crate) checkpoint: Mutex<Instant>,
+    /// What its list takes.
+    pub(crate) _memory: OwnedSemaphorePermit,
 }
 
 impl Door {
@@ -118,6 +124,7 @@ impl Door {
         Self {
             options,
             reading: Semaphore::new(LOCALSEND_READING),
+            lists: list::memory_of_lists(),
             transfers: Semaphore::new(LOCALSEND_TRANSFERS),
             waiting: Semaphore::new(LOCALSEND_WAITING),
             asking: Semaphore::new(1),
@@ -186,7 +193,9 @@ mod tests {
     use super::*;
     use crate::protocol::localsend::{MAX_PREPARE_BYTES, MAX_TRIES};
     use crate::server::allowance::NEW_SENDERS_A_DAY;
-    use crate::server::limits::{LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER};
+    use crate::server::limits::{
+        LOCALSEND_LISTS_MEMORY, LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER,
+    };
     use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 
     #[test]
@@ -208,7 +217,12 @@ mod tests {
     fn the_numbers_of_the_document_are_the_codes() {
         let limits = include_str!("../../protocol.md");
         for text in [
-            format!("{} MiB, 50,000 files; {LOCALSEND_READING} read", MAX_PREPARE_BYTES >> 20),
+            format!(
+                "{} MiB, 50,000 files and folders; {LOCALSEND_READING} read at once; what all lists take until their \
+                 sessions end: {} MiB",
+                MAX_PREPARE_BYTES >> 20,
+                LOCALSEND_LISTS_MEMORY >> 20
+            ),
             format!(
                 "{TRIES_PER_ADDRESS} wrong ones of one address, one forgiven in {} minutes; {TRIES_IN_ALL} of all \
                  addresses, one forgiven in a minute",
