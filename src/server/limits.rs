@@ -62,6 +62,8 @@ pub(crate) const WAITING_IDLE: Duration = Duration::from_secs(95);
 pub(crate) const DECISION_LIMIT: Duration = Duration::from_mins(10);
 /// How long "accept once", said while pairing, waits for the backup it was said for.
 pub(crate) const ONCE_LIMIT: Duration = Duration::from_mins(10);
+/// How long a restore may go on that a person allowed *once*: a terabyte over a slow line, and no second week.
+pub(crate) const RESTORE_ONCE_LIMIT: Duration = Duration::from_hours(24);
 /// The longest a `wait` waits, in seconds: below the time after which routers forget a connection.
 pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
 /// Replies of the pairing exchange are sent this long after the whole request came, whatever became of it.

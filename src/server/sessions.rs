@@ -67,6 +67,8 @@ pub(crate) struct Session {
     pub(crate) bytes: u64,
     /// What a backup has announced to send.
     pub(crate) expected: Expected,
+    /// When a person said *once* to it: then it needs no right of its device, for a while.
+    pub(crate) once: Option<Instant>,
     created: Instant,
     last_used: Instant,
     calls: usize,
@@ -98,6 +100,7 @@ impl Session {
             started,
             bytes: 0,
             expected: Expected::default(),
+            once: None,
             created,
             last_used,
             calls: 0,
@@ -305,6 +308,13 @@ impl Sessions {
         session.phase = verdict.map_or(Phase::Declined, Phase::Open);
         session.last_used = now;
         Some(session.clone())
+    }
+
+    /// A person has said *once* to this session.
+    pub(crate) fn allow_once(&mut self, id: SessionId, now: Instant) {
+        if let Some(session) = self.table.get_mut(&id) {
+            session.once = Some(now);
+        }
     }
 
     /// The record of a session is committed. Gives the session the first time.
