@@ -80,6 +80,8 @@ pub(crate) const LOCALSEND_TRANSFERS: usize = 16;
 pub(crate) const LOCALSEND_READING: usize = 4;
 /// Memory of the lists of LocalSend apps, from their reading to the end of their sessions: one of the largest and many ordinary ones.
 pub(crate) const LOCALSEND_LISTS_MEMORY: u64 = 96 << 20;
+/// Offers of LocalSend apps compared at once with what is here: each reads the whole list of a snapshot, and may hash files.
+pub(crate) const LOCALSEND_LOOKING: usize = 2;
 /// LocalSend senders that wait while another one's question is open; beyond, apps hear "busy".
 pub(crate) const LOCALSEND_WAITING: usize = 8;
 /// After a no, the same sender hears it again for this long without anybody being asked.
@@ -88,8 +90,10 @@ pub(crate) const LOCALSEND_DECLINED: Duration = Duration::from_mins(1);
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
 /// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.
 pub(crate) const SHARE_TRANSFERS: usize = 8;
-/// Pages and lists of a share made at once: a list holds up to 50,000 names.
+/// Pages and lists of a share made at once, and lists on their way: a list holds up to 50,000 names.
 pub(crate) const SHARE_LISTS: usize = 2;
+/// Zips that one share makes at once: each keeps the name of every file in it to its end.
+pub(crate) const SHARE_ZIPS: usize = 2;
 /// How often expired sessions and windows are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What live requests get to finish in when the server stops.

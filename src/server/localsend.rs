@@ -38,7 +38,9 @@ use crate::identity::PhoneBook;
 use crate::model::{Fingerprint, InboxKeep, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
-use crate::server::limits::{LOCALSEND_DECLINED, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING};
+use crate::server::limits::{
+    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING,
+};
 use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::pin::{Limiter, LocalSendPin};
 use crate::server::localsend::saver::Saver;
@@ -92,6 +94,8 @@ pub(crate) struct Door {
     pub(crate) reading: Semaphore,
     /// Memory of all lists, from their reading to the end of their sessions.
     pub(crate) lists: Arc<Semaphore>,
+    /// Offers being compared with what is here.
+    pub(crate) looking: Arc<Semaphore>,
     /// Files being received at once.
     pub(crate) transfers: Semaphore,
     /// Senders whose question is open or waits for another one's.
@@ -125,6 +129,7 @@ impl Door {
             options,
             reading: Semaphore::new(LOCALSEND_READING),
             lists: list::memory_of_lists(),
+            looking: Arc::new(Semaphore::new(LOCALSEND_LOOKING)),
             transfers: Semaphore::new(LOCALSEND_TRANSFERS),
             waiting: Semaphore::new(LOCALSEND_WAITING),
             asking: Semaphore::new(1),

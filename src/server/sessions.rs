@@ -288,12 +288,33 @@ impl Sessions {
         Ok((session.clone(), repository))
     }
 
-    /// Ends a call of `device` that moved `bytes`.
-    pub(crate) fn end_call(&mut self, id: SessionId, device: Fingerprint, bytes: u64, now: Instant) {
+    /// Begins a call that belongs to no session and counts for its device; [`Sessions::end_lone_call`] must follow.
+    pub(crate) fn begin_lone_call(&mut self, device: Fingerprint) -> Result<(), Refusal> {
+        let calls = self.calls.entry(device).or_default();
+        if *calls >= MAX_CALLS_PER_DEVICE {
+            return Err(Refusal::Busy);
+        }
+        *calls += 1;
+        Ok(())
+    }
+
+    /// Calls of a device under way.
+    #[cfg(test)]
+    pub(crate) fn calls_of(&self, device: Fingerprint) -> usize {
+        self.calls.get(&device).copied().unwrap_or(0)
+    }
+
+    /// Ends a call that belongs to no session.
+    pub(crate) fn end_lone_call(&mut self, device: Fingerprint) {
         match self.calls.get_mut(&device) {
             Some(calls) if *calls > 1 => *calls -= 1,
             _ => drop(self.calls.remove(&device)),
         }
+    }
+
+    /// Ends a call of `device` that moved `bytes`.
+    pub(crate) fn end_call(&mut self, id: SessionId, device: Fingerprint, bytes: u64, now: Instant) {
+        self.end_lone_call(device);
         if let Some(session) = self.table.get_mut(&id) {
             session.calls = session.calls.saturating_sub(1);
             session.bytes += bytes;

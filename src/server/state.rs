@@ -239,6 +239,12 @@ impl Shared {
         Ok(CallUnderWay { repository: repository.await?, counted: under_way })
     }
 
+    /// Begins a call that belongs to no session; it ends with the value.
+    pub(crate) fn begin_lone_call(self: &Arc<Self>, device: Fingerprint) -> Result<LoneCall, ApiError> {
+        self.sessions().begin_lone_call(device)?;
+        Ok(LoneCall { shared: self.clone(), device })
+    }
+
     /// A place among the transfers under way for a device; 503 when none is free for long.
     pub(crate) async fn transfer(&self, device: Fingerprint) -> Result<Share, ApiError> {
         self.transfers.take(device, 1).await
@@ -289,6 +295,19 @@ fn may_use(shared: &Shared, session: &Session, repository: &Repository) -> Resul
         }
     };
     if allowed { Ok(()) } else { Err(ApiError::not_allowed(why)) }
+}
+
+/// A call under way that belongs to no session.
+#[derive(Debug)]
+pub(crate) struct LoneCall {
+    shared: Arc<Shared>,
+    device: Fingerprint,
+}
+
+impl Drop for LoneCall {
+    fn drop(&mut self) {
+        self.shared.sessions().end_lone_call(self.device);
+    }
 }
 
 /// A call of a session under way.

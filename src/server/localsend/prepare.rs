@@ -231,9 +231,15 @@ async fn open(
     keep: InboxKeep,
     memory: OwnedSemaphorePermit,
 ) -> Result<Response, ApiError> {
+    let looking = tokio::time::timeout(TRANSFER_WAIT, shared.localsend.looking.clone().acquire_owned()).await;
+    let place = looking.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many phones at once"))?;
     let here = {
         let (shared, who) = (shared.clone(), who.clone());
-        blocking(move || look(&shared, &who, offer, keep, memory))
+        blocking(move || {
+            // It is free when the work ends, not when the sender hangs up.
+            let _place = place;
+            look(&shared, &who, offer, keep, memory)
+        })
     };
     let (sorted, active) = here.await?;
     let (number, now) = (shared.next_number(), shared.clock.instant());

@@ -197,6 +197,38 @@ async fn several_phones_send_at_once_two_files_at_a_time_and_everything_arrives(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_while_an_offer_is_compared_frees_no_place_before_the_work_ends() {
+    let live = accepting();
+    let shared = live.handle.shared.clone();
+    let looking = shared.localsend.looking.clone();
+    let places = looking.available_permits();
+    // As long as this is held, no look comes to its end.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn({
+        let shared = shared.clone();
+        move || {
+            let _creating = shared.creating();
+            let _ = held.recv();
+        }
+    });
+    let mut offers = Vec::new();
+    for _ in 0..places {
+        let mut app = App::new(&live, &Device::new()).await;
+        offers.push(tokio::spawn(async move { app.offer("", json!({ "x": file("x", b"x").1 })).await.status }));
+    }
+    live.until(|| looking.available_permits() == 0).await;
+    for offer in offers {
+        offer.abort();
+        let _ = offer.await;
+    }
+    live.until(|| shared.connections.count() == 0).await;
+    assert_eq!(looking.available_permits(), 0);
+    drop(release);
+    holder.join().unwrap();
+    live.until(|| looking.available_permits() == places).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_shown_and_kept_nowhere() {
     let mut live = accepting();
     let mut app = App::new(&live, &Device::new()).await;
