@@ -45,6 +45,7 @@ use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::pin::{Limiter, LocalSendPin};
 use crate::server::localsend::saver::Saver;
 use crate::server::localsend::sessions::{Sender, Sessions};
+use crate::server::room::OnTheWay;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -96,6 +97,8 @@ pub(crate) struct Door {
     pub(crate) lists: Arc<Semaphore>,
     /// Offers being compared with what is here.
     pub(crate) looking: Arc<Semaphore>,
+    /// Bytes on their way into the inbox folder.
+    pub(crate) into_inbox: Arc<OnTheWay>,
     /// Files being received at once.
     pub(crate) transfers: Semaphore,
     /// Senders whose question is open or waits for another one's.
@@ -114,6 +117,8 @@ pub(crate) struct Door {
 pub(crate) struct Active {
     /// Into the store.
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// Whose they are.
+    pub(crate) owner: Fingerprint,
     /// Into the inbox folder.
     pub(crate) saver: Option<Arc<Saver>>,
     /// When what came was made durable last.
@@ -129,6 +134,7 @@ impl Door {
             options,
             reading: Semaphore::new(LOCALSEND_READING),
             lists: list::memory_of_lists(),
+            into_inbox: Arc::default(),
             looking: Arc::new(Semaphore::new(LOCALSEND_LOOKING)),
             transfers: Semaphore::new(LOCALSEND_TRANSFERS),
             waiting: Semaphore::new(LOCALSEND_WAITING),

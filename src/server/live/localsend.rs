@@ -18,7 +18,7 @@ use crate::server::{
 use crate::store::{LocalVault, Repository};
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -306,7 +306,8 @@ fn look(
         Arc::new(keeper)
     });
     let checkpoint = Mutex::new(shared.clock.instant());
-    let active = Active { keeper, saver: saver.map(Arc::new), checkpoint, _memory: memory };
+    let owner = who.owner;
+    let active = Active { keeper, owner, saver: saver.map(Arc::new), checkpoint, _memory: memory };
     Ok((sorted, active))
 }
 
