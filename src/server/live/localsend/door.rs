@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::server::allowance::NEW_SENDERS_A_DAY;
+use crate::server::limits::MAX_RECORDS_BYTES;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certificate() {
@@ -197,7 +198,6 @@ async fn several_phones_send_at_once_two_files_at_a_time_and_everything_arrives(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[tokio::test(flavor = "multi_thread")]
 async fn files_on_their_way_from_an_app_count_as_if_they_had_come() {
     let mut small = setup(LocalSendMode::Accept, InboxKeep::Backup, None);
     small.quota = Some(10 << 20);
@@ -260,6 +260,7 @@ async fn the_list_of_a_phones_snapshots_stays_as_long_as_another_device_can_read
     panic!("it goes on for ever");
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_while_an_offer_is_compared_frees_no_place_before_the_work_ends() {
     let live = accepting();
     let shared = live.handle.shared.clone();
