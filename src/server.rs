@@ -86,6 +86,7 @@ pub use desk::{Desk, OpenQuestion};
 pub use events::{PinShown, ServerEvent};
 pub use localsend::pin::LocalSendPin;
 pub use localsend::{LocalSendMode, LocalSendOptions};
+pub use rotated::hand_over;
 pub use sessions::{Expected, SessionKind, SessionSummary};
 
 /// What went wrong with the server itself; what goes wrong with a request is the caller's to hear.

@@ -12,8 +12,10 @@ use crate::model::{Fingerprint, OwnerEvent};
 use crate::platform;
 use crate::platform::lock::Lock;
 use crate::protocol::rotation::{Former, MAX_FORMER, ROTATION_VERSION, Rotated};
-use crate::store::Store;
+use crate::server;
+use crate::store::{Repository, Store};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A paired device that is not there does not keep the others waiting for the news.
@@ -68,12 +70,29 @@ async fn keep_own_repositories(context: &Context, was: Fingerprint) -> Result<()
         let identity = &context.identity;
         let (store, _) = Store::open_or_create(&folder, context.clock.clone(), identity.signing_key().clone())?;
         let Some(signature) = identity.proof_of_former(&was) else { return Ok(()) };
-        for repository in store.repositories().iter().filter(|repository| repository.owner() == was) {
+        // Copies that others bring have the owner log of where they come from.
+        let own = |repository: &&Arc<Repository>| repository.owner() == was && repository.copied_from().is_none();
+        for repository in store.repositories().iter().filter(own) {
             let (fingerprint, signer) = (identity.fingerprint(), identity.signing_key().public());
             let (signature, at) = (signature.clone(), context.clock.now());
             repository.append_owner(OwnerEvent::Rotate { fingerprint, signer, signature, at })?;
         }
         Ok(())
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
+}
+
+/// What the store here keeps of a device goes with it to its new certificate: it says `rotated` no more once that is known here.
+async fn hand_over(context: &Context, known: &Trust, new: Fingerprint, signature: String) -> Result<()> {
+    let folder = context.store_folder(None);
+    if platform::fs::metadata_if_there(&folder)?.is_none() {
+        return Ok(());
+    }
+    let (context, known) = (context.clone(), known.clone());
+    let work = move || {
+        let key = context.identity.signing_key().clone();
+        let (store, _) = Store::open_or_create(&folder, context.clock.clone(), key)?;
+        Ok(server::hand_over(&store, &known, new, &signature, context.clock.now())?)
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }
@@ -132,6 +151,7 @@ pub(crate) async fn recognise(
     if let Some(repository) = heads.repository_at(&was.fingerprint)? {
         heads.save_repository_at(&found, repository)?;
     }
+    hand_over(context, known, found, was.signature).await?;
     context.trust.rotate(&known.fingerprint, found)?;
     heads.forget(&known.fingerprint)?;
     tracing::warn!(

@@ -64,20 +64,26 @@ pub(crate) const WAITING_IDLE: Duration = Duration::from_secs(95);
 pub(crate) const DECISION_LIMIT: Duration = Duration::from_mins(10);
 /// How long "accept once", said while pairing, waits for the backup it was said for.
 pub(crate) const ONCE_LIMIT: Duration = Duration::from_mins(10);
+/// How long a restore may go on that a person allowed *once*: a terabyte over a slow line, and no second week.
+pub(crate) const RESTORE_ONCE_LIMIT: Duration = Duration::from_hours(24);
 /// The longest a `wait` waits, in seconds: below the time after which routers forget a connection.
 pub(crate) const MAX_WAIT_SECONDS: u8 = 30;
 /// Replies of the pairing exchange are sent this long after the whole request came, whatever became of it.
 pub(crate) const PAIRING_REPLY_DELAY: Duration = Duration::from_millis(300);
 /// LocalSend sessions of one sender: an app has one, and one more while the last files of the other run.
 pub(crate) const LOCALSEND_SESSIONS_PER_SENDER: usize = 4;
-/// LocalSend sessions in all: a household's phones at once. Each holds up to 50,000 names.
+/// LocalSend sessions in all: a household's phones at once. Their names are counted ([`LOCALSEND_LISTS_MEMORY`]).
 pub(crate) const LOCALSEND_SESSIONS: usize = 16;
 /// Files of one LocalSend session under way at once: apps send two, some four.
 pub(crate) const LOCALSEND_PARALLEL: usize = 8;
 /// Files received from LocalSend apps at once: apart from the transfers of paired devices, so that they never wait for these.
 pub(crate) const LOCALSEND_TRANSFERS: usize = 16;
-/// Lists of files read from LocalSend apps at once, each up to 16 MiB in memory.
+/// Lists of files read from LocalSend apps at once, each on a thread of its own.
 pub(crate) const LOCALSEND_READING: usize = 4;
+/// Memory of the lists of LocalSend apps, from their reading to the end of their sessions: one of the largest and many ordinary ones.
+pub(crate) const LOCALSEND_LISTS_MEMORY: u64 = 96 << 20;
+/// Offers of LocalSend apps compared at once with what is here: each reads the whole list of a snapshot, and may hash files.
+pub(crate) const LOCALSEND_LOOKING: usize = 2;
 /// LocalSend senders that wait while another one's question is open; beyond, apps hear "busy".
 pub(crate) const LOCALSEND_WAITING: usize = 8;
 /// After a no, the same sender hears it again for this long without anybody being asked.
@@ -86,8 +92,10 @@ pub(crate) const LOCALSEND_DECLINED: Duration = Duration::from_mins(1);
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
 /// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.
 pub(crate) const SHARE_TRANSFERS: usize = 8;
-/// Pages and lists of a share made at once: a list holds up to 50,000 names.
+/// Pages and lists of a share made at once, and lists on their way: a list holds up to 50,000 names.
 pub(crate) const SHARE_LISTS: usize = 2;
+/// Zips that one share makes at once: each keeps the name of every file in it to its end.
+pub(crate) const SHARE_ZIPS: usize = 2;
 /// How often expired sessions and windows are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What live requests get to finish in when the server stops.

@@ -7,7 +7,7 @@ use crate::server::api_error::ApiError;
 use crate::server::call::{Call, json, json_text};
 use crate::server::limits::memory_units;
 use crate::server::sessions::Use;
-use crate::server::state::{CallUnderWay, Shared, blocking};
+use crate::server::state::{CallUnderWay, LoneCall, Shared, blocking};
 use crate::store::losses::MAX_ADVERTISED_NAMES;
 use crate::store::{self, Repository};
 use axum::response::Response;
@@ -67,7 +67,7 @@ enum Seen {
     /// The repository of the session it names.
     Session(Box<CallUnderWay>),
     /// All that its trust lets it see.
-    Allowed(Arc<Shared>, Box<Trust>),
+    Allowed { shared: Arc<Shared>, trust: Box<Trust>, _call: LoneCall },
 }
 
 impl Seen {
@@ -75,7 +75,7 @@ impl Seen {
     fn repositories(&self) -> Result<Vec<Arc<Repository>>, ApiError> {
         match self {
             Self::Session(under_way) => Ok(vec![under_way.repository.clone()]),
-            Self::Allowed(shared, trust) => {
+            Self::Allowed { shared, trust, .. } => {
                 let mut repositories = shared.store()?.repositories();
                 repositories.retain(|repository| may_see(trust, repository));
                 Ok(repositories)
@@ -88,13 +88,12 @@ async fn seen_by(shared: &Arc<Shared>, call: Call) -> Result<Seen, ApiError> {
     let trust = call.peer()?.clone();
     let named = call.session_if_named()?;
     drop(call);
-    match named {
-        Some(session) => {
-            let under_way = shared.begin_call(session, trust.fingerprint, Use::Read).await?;
-            Ok(Seen::Session(Box::new(under_way)))
-        }
-        None => Ok(Seen::Allowed(shared.clone(), Box::new(trust))),
+    if let Some(session) = named {
+        let under_way = shared.begin_call(session, trust.fingerprint, Use::Read).await?;
+        return Ok(Seen::Session(Box::new(under_way)));
     }
+    let call = shared.begin_lone_call(trust.fingerprint)?;
+    Ok(Seen::Allowed { shared: shared.clone(), trust: Box::new(trust), _call: call })
 }
 
 /// Its own, those that a person let it read, or all.

@@ -15,6 +15,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`prepare`] | `prepare-upload`: checks, the question, the answer |
+//! | [`list`] | the list of files, read while it comes and counted |
 //! | [`receive`] | `upload` and `cancel`, and what makes files durable |
 //! | [`offer`] | names, hashes and times checked; what is held told apart |
 //! | [`sessions`] | the table: pure |
@@ -24,6 +25,7 @@
 
 pub(crate) mod keeper;
 pub(crate) mod lane;
+pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod offer;
 pub mod pin;
@@ -36,18 +38,21 @@ use crate::identity::PhoneBook;
 use crate::model::{Fingerprint, InboxKeep, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
-use crate::server::limits::{LOCALSEND_DECLINED, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING};
+use crate::server::limits::{
+    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING,
+};
 use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::pin::{Limiter, LocalSendPin};
 use crate::server::localsend::saver::Saver;
 use crate::server::localsend::sessions::{Sender, Sessions};
+use crate::server::room::OnTheWay;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Before the claimed fingerprint is hashed: no certificate begins like this, so an unverified name is never a proved one.
@@ -88,6 +93,12 @@ pub(crate) struct Door {
     pub(crate) options: LocalSendOptions,
     /// Long lists of files being read at once.
     pub(crate) reading: Semaphore,
+    /// Memory of all lists, from their reading to the end of their sessions.
+    pub(crate) lists: Arc<Semaphore>,
+    /// Offers being compared with what is here.
+    pub(crate) looking: Arc<Semaphore>,
+    /// Bytes on their way into the inbox folder.
+    pub(crate) into_inbox: Arc<OnTheWay>,
     /// Files being received at once.
     pub(crate) transfers: Semaphore,
     /// Senders whose question is open or waits for another one's.
@@ -106,10 +117,14 @@ pub(crate) struct Door {
 pub(crate) struct Active {
     /// Into the store.
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// Whose they are.
+    pub(crate) owner: Fingerprint,
     /// Into the inbox folder.
     pub(crate) saver: Option<Arc<Saver>>,
     /// When what came was made durable last.
     pub(crate) checkpoint: Mutex<Instant>,
+    /// What its list takes.
+    pub(crate) _memory: OwnedSemaphorePermit,
 }
 
 impl Door {
@@ -118,6 +133,9 @@ impl Door {
         Self {
             options,
             reading: Semaphore::new(LOCALSEND_READING),
+            lists: list::memory_of_lists(),
+            into_inbox: Arc::default(),
+            looking: Arc::new(Semaphore::new(LOCALSEND_LOOKING)),
             transfers: Semaphore::new(LOCALSEND_TRANSFERS),
             waiting: Semaphore::new(LOCALSEND_WAITING),
             asking: Semaphore::new(1),
@@ -186,7 +204,9 @@ mod tests {
     use super::*;
     use crate::protocol::localsend::{MAX_PREPARE_BYTES, MAX_TRIES};
     use crate::server::allowance::NEW_SENDERS_A_DAY;
-    use crate::server::limits::{LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER};
+    use crate::server::limits::{
+        LOCALSEND_LISTS_MEMORY, LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER,
+    };
     use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 
     #[test]
@@ -208,7 +228,12 @@ mod tests {
     fn the_numbers_of_the_document_are_the_codes() {
         let limits = include_str!("../../protocol.md");
         for text in [
-            format!("{} MiB, 50,000 files; {LOCALSEND_READING} read", MAX_PREPARE_BYTES >> 20),
+            format!(
+                "{} MiB, 50,000 files and folders; {LOCALSEND_READING} read at once; what all lists take until their \
+                 sessions end: {} MiB",
+                MAX_PREPARE_BYTES >> 20,
+                LOCALSEND_LISTS_MEMORY >> 20
+            ),
             format!(
                 "{TRIES_PER_ADDRESS} wrong ones of one address, one forgiven in {} minutes; {TRIES_IN_ALL} of all \
                  addresses, one forgiven in a minute",

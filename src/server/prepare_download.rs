@@ -95,12 +95,16 @@ fn question(
         repository: id,
         adopt,
     };
-    let (yes_shared, trust) = (shared.clone(), trust.clone());
-    ask(shared, session, question, move |decision| async move {
+    let (yes_shared, trust, asked) = (shared.clone(), trust.clone(), session);
+    let session = session.id;
+    ask(shared, asked, question, move |decision| async move {
         blocking(move || {
             let fingerprint = trust.fingerprint;
             match decision {
-                Decision::Once | Decision::Backup | Decision::Save | Decision::Decline => {}
+                Decision::Once | Decision::Backup | Decision::Save => {
+                    yes_shared.sessions().allow_once(session, yes_shared.clock.instant());
+                }
+                Decision::Decline => {}
                 Decision::Always => {
                     let grant = |trust: &mut Trust| {
                         trust.restore_from.insert(id);

@@ -15,6 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct OnTheWay(Mutex<HashMap<Fingerprint, u64>>);
 
 impl OnTheWay {
+    /// Whether nothing is.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table().is_empty()
+    }
+
     fn table(&self) -> MutexGuard<'_, HashMap<Fingerprint, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -23,20 +29,29 @@ impl OnTheWay {
 /// Room that a call was given; free again when it is dropped, since by then what came counts as stored.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    shared: Arc<Shared>,
+    of: Arc<OnTheWay>,
     device: Fingerprint,
     bytes: u64,
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut table = self.shared.on_the_way.table();
-        if let Some(bytes) = table.get_mut(&self.device) {
-            *bytes = bytes.saturating_sub(self.bytes);
-            if *bytes == 0 {
+impl Claim {
+    /// So many bytes of it have come, and count where they are now.
+    pub(crate) fn arrived(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let mut table = self.of.table();
+        if let Some(on_the_way) = table.get_mut(&self.device) {
+            *on_the_way = on_the_way.saturating_sub(bytes);
+            if *on_the_way == 0 {
                 table.remove(&self.device);
             }
         }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.arrived(self.bytes);
     }
 }
 
@@ -53,7 +68,25 @@ pub(crate) fn claim(
     let all = table.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
     check_beside(shared, Some(repository), more, own, all)?;
     table.insert(device, own.saturating_add(more));
-    Ok(Claim { shared: shared.clone(), device, bytes: more })
+    Ok(Claim { of: shared.on_the_way.clone(), device, bytes: more })
+}
+
+/// The same for a disk beside the store, of which `free` bytes are free, and which has no quota.
+pub(crate) fn claim_on_disk(
+    of: &Arc<OnTheWay>,
+    free: u64,
+    reserve: u64,
+    device: Fingerprint,
+    more: u64,
+) -> Result<Claim, ApiError> {
+    let mut table = of.table();
+    let all = table.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    if free < reserve.saturating_add(more).saturating_add(all) {
+        return Err(ApiError::full("the receiving device has too little free space for all of these files"));
+    }
+    let own = table.get(&device).copied().unwrap_or(0);
+    table.insert(device, own.saturating_add(more));
+    Ok(Claim { of: of.clone(), device, bytes: more })
 }
 
 /// Refuses when `more` bytes for this repository would not fit. Blocking.
@@ -113,6 +146,23 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_on_its_way_to_a_disk_counts_until_it_has_come() {
+        let (of, device) = (Arc::<OnTheWay>::default(), Fingerprint::from_bytes([1; 32]));
+        let other = Fingerprint::from_bytes([2; 32]);
+        let claim = |device, free, more| claim_on_disk(&of, free, 10, device, more);
+        let mut first = claim(device, 100, 60).unwrap();
+        assert!(claim(other, 100, 60).is_err(), "it is another sender's, and the same disk");
+        let second = claim(device, 100, 30).unwrap();
+        first.arrived(50);
+        assert!(claim(other, 50, 1).is_err());
+        drop(second);
+        assert!(claim(other, 50, 30).is_ok());
+        first.arrived(1000);
+        drop(first);
+        assert!(of.table().is_empty());
+    }
 
     #[test]
     fn sizes_are_short() {

@@ -35,9 +35,10 @@ pub(crate) async fn rotated(shared: Arc<Shared>, call: Call) -> Result<Response,
     }
     let mut accepted = shared.trust.find(&new).is_some();
     if !accepted && let Some((trust, signature)) = known_before(&shared.trust, new, &said.formerly) {
-        accept(&shared, trust, new, signature).await?;
-        connection.is_paired_now();
-        accepted = true;
+        accepted = accept(&shared, trust, new, signature).await?;
+        if accepted {
+            connection.is_paired_now();
+        }
     }
     let was = said.expected.and_then(|fingerprint| {
         let signature = shared.identity.proof_of_former(&fingerprint)?;
@@ -55,32 +56,53 @@ fn known_before(trust: &TrustStore, new: Fingerprint, formerly: &[Former]) -> Op
     })
 }
 
-async fn accept(shared: &Arc<Shared>, trust: Trust, new: Fingerprint, signature: String) -> Result<(), ApiError> {
+/// Whether it is paired with its new certificate afterwards: a person may have unpaired it meanwhile.
+pub(crate) async fn accept(
+    shared: &Arc<Shared>,
+    trust: Trust,
+    new: Fingerprint,
+    signature: String,
+) -> Result<bool, ApiError> {
     let (old, alias) = (trust.fingerprint, trust.alias.clone());
     let (store, trusted, at) = (shared.store().ok().cloned(), shared.trust.clone(), shared.clock.now());
-    blocking(move || {
+    let still_paired = blocking(move || {
         if let Some(store) = store {
-            hand_over(&store, &trust, new, &signature, at)?;
+            hand_over(&store, &trust, new, &signature, at).map_err(|error| ApiError::failed().caused_by(error))?;
         }
         trusted.rotate(&old, new).map_err(|error| ApiError::failed().caused_by(error))
-    })
-    .await?;
+    });
+    if !still_paired.await? {
+        // Another call of the same device may have come first.
+        return Ok(shared.trust.find(&new).is_some());
+    }
     // What the old certificate has under way ends; whoever else may hold its key is out.
     shared.end_everything_of(old);
     tracing::warn!(%alias, was = %old.short_code(), is = %new.short_code(), "a paired device has a new certificate, signed with its old key");
     shared.events.send(ServerEvent::Rotated { was: old, fingerprint: new, alias });
-    Ok(())
+    Ok(true)
 }
 
-/// The repositories of the old certificate belong to the new one.
-fn hand_over(store: &Store, trust: &Trust, new: Fingerprint, signature: &str, at: Timestamp) -> Result<(), ApiError> {
+/// The repositories of the old certificate belong to the new one, and the copies that the old one brought are the new one's to bring. A
+/// copy's owner log is not touched: it is the log of where the copy comes from, and its bringer adds what that one says. Blocking.
+///
+/// # Errors
+/// The store's.
+pub fn hand_over(
+    store: &Store,
+    trust: &Trust,
+    new: Fingerprint,
+    signature: &str,
+    at: Timestamp,
+) -> crate::store::Result<()> {
     for repository in store.repositories() {
-        if repository.owner() != trust.fingerprint {
-            continue;
+        match repository.copied_from() {
+            Some(from) if from == trust.fingerprint => repository.is_copied_by_now(new)?,
+            None if repository.owner() == trust.fingerprint => {
+                let (signer, signature) = (trust.signing_key.clone(), signature.to_owned());
+                repository.append_owner(OwnerEvent::Rotate { fingerprint: new, signer, signature, at })?;
+            }
+            Some(_) | None => {}
         }
-        let (signer, signature) = (trust.signing_key.clone(), signature.to_owned());
-        let event = OwnerEvent::Rotate { fingerprint: new, signer, signature, at };
-        repository.append_owner(event).map_err(|error| ApiError::failed().caused_by(error))?;
     }
     Ok(())
 }

@@ -67,6 +67,8 @@ pub(crate) struct Session {
     pub(crate) bytes: u64,
     /// What a backup has announced to send.
     pub(crate) expected: Expected,
+    /// When a person said *once* to it: then it needs no right of its device, for a while.
+    pub(crate) once: Option<Instant>,
     created: Instant,
     last_used: Instant,
     calls: usize,
@@ -98,6 +100,7 @@ impl Session {
             started,
             bytes: 0,
             expected: Expected::default(),
+            once: None,
             created,
             last_used,
             calls: 0,
@@ -285,12 +288,33 @@ impl Sessions {
         Ok((session.clone(), repository))
     }
 
-    /// Ends a call of `device` that moved `bytes`.
-    pub(crate) fn end_call(&mut self, id: SessionId, device: Fingerprint, bytes: u64, now: Instant) {
+    /// Begins a call that belongs to no session and counts for its device; [`Sessions::end_lone_call`] must follow.
+    pub(crate) fn begin_lone_call(&mut self, device: Fingerprint) -> Result<(), Refusal> {
+        let calls = self.calls.entry(device).or_default();
+        if *calls >= MAX_CALLS_PER_DEVICE {
+            return Err(Refusal::Busy);
+        }
+        *calls += 1;
+        Ok(())
+    }
+
+    /// Calls of a device under way.
+    #[cfg(test)]
+    pub(crate) fn calls_of(&self, device: Fingerprint) -> usize {
+        self.calls.get(&device).copied().unwrap_or(0)
+    }
+
+    /// Ends a call that belongs to no session.
+    pub(crate) fn end_lone_call(&mut self, device: Fingerprint) {
         match self.calls.get_mut(&device) {
             Some(calls) if *calls > 1 => *calls -= 1,
             _ => drop(self.calls.remove(&device)),
         }
+    }
+
+    /// Ends a call of `device` that moved `bytes`.
+    pub(crate) fn end_call(&mut self, id: SessionId, device: Fingerprint, bytes: u64, now: Instant) {
+        self.end_lone_call(device);
         if let Some(session) = self.table.get_mut(&id) {
             session.calls = session.calls.saturating_sub(1);
             session.bytes += bytes;
@@ -305,6 +329,13 @@ impl Sessions {
         session.phase = verdict.map_or(Phase::Declined, Phase::Open);
         session.last_used = now;
         Some(session.clone())
+    }
+
+    /// A person has said *once* to this session.
+    pub(crate) fn allow_once(&mut self, id: SessionId, now: Instant) {
+        if let Some(session) = self.table.get_mut(&id) {
+            session.once = Some(now);
+        }
     }
 
     /// The record of a session is committed. Gives the session the first time.

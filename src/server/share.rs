@@ -39,7 +39,7 @@ use crate::platform::clock::Clock;
 use crate::platform::shutdown::Shutdown;
 use crate::server::connection::{Acceptor, Speech};
 use crate::server::connections::Connections;
-use crate::server::limits::{MAX_HEAD_BYTES, Pace, SHARE_LISTS, SHARE_TRANSFERS};
+use crate::server::limits::{MAX_HEAD_BYTES, Pace, SHARE_LISTS, SHARE_TRANSFERS, SHARE_ZIPS};
 use crate::server::localsend::pin::LocalSendPin;
 use crate::server::share::door::Door;
 use crate::server::share::tree::Tree;
@@ -48,7 +48,7 @@ use axum::Router;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// News that wait for the person who shares; beyond, they are dropped.
 const EVENTS: usize = 64;
@@ -105,7 +105,9 @@ pub(crate) struct Share {
     /// Files and zips under way at once.
     pub(crate) transfers: Arc<Semaphore>,
     /// Pages and lists being made at once.
-    pub(crate) lists: Semaphore,
+    pub(crate) lists: Arc<Semaphore>,
+    /// Zips being made at once.
+    pub(crate) zips: Arc<Semaphore>,
     /// No new download; those under way go on.
     pub(crate) closing: Shutdown,
     /// Everything ends.
@@ -119,6 +121,21 @@ impl Share {
     /// Tells the person who shares.
     pub(crate) fn tell(&self, event: ShareEvent) {
         self.news.tell(event);
+    }
+
+    /// Makes a list with one of the few places for that, which goes along with it: it is free again when the list is made and dropped, and
+    /// not before, whoever hangs up meanwhile. `None` when the share is over.
+    pub(crate) async fn listed<T, F>(
+        self: &Arc<Self>,
+        make: impl FnOnce(Arc<Self>) -> F,
+    ) -> Option<(T, OwnedSemaphorePermit)>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let place = self.lists.clone().acquire_owned().await.ok()?;
+        let making = make(self.clone());
+        tokio::spawn(async move { (making.await, place) }).await.ok()
     }
 
     /// A download was given to its end.
@@ -200,7 +217,8 @@ pub fn start(listener: TcpListener, options: ShareOptions, news: News, shutdown:
         pace,
         clock: options.clock,
         transfers: Arc::new(Semaphore::new(SHARE_TRANSFERS)),
-        lists: Semaphore::new(SHARE_LISTS),
+        lists: Arc::new(Semaphore::new(SHARE_LISTS)),
+        zips: Arc::new(Semaphore::new(SHARE_ZIPS)),
         closing: closing.clone(),
         ended: shutdown.clone(),
         news,

@@ -18,9 +18,10 @@ use crate::server::connections::Connections;
 use crate::server::events::{Events, ServerEvent};
 use crate::server::impostors::Impostors;
 use crate::server::limits::{
-    MAX_TRANSFERS, MAX_TRANSFERS_PER_DEVICE, ONCE_LIMIT, PARALLEL_CALLS, Pace, TRANSFER_MEMORY,
+    MAX_TRANSFERS, MAX_TRANSFERS_PER_DEVICE, ONCE_LIMIT, PARALLEL_CALLS, Pace, RESTORE_ONCE_LIMIT, TRANSFER_MEMORY,
     TRANSFER_MEMORY_PER_DEVICE, memory_units,
 };
+use crate::server::listing::may_see;
 use crate::server::localsend::Door;
 use crate::server::pairing::Pairing;
 use crate::server::room::OnTheWay;
@@ -57,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) quota: Option<u64>,
     pub(crate) reserve_bytes: u64,
-    pub(crate) on_the_way: OnTheWay,
+    pub(crate) on_the_way: Arc<OnTheWay>,
     pub(crate) pace: Pace,
     pub(crate) localsend: Door,
     pub(crate) allowance: Allowance,
@@ -98,7 +99,7 @@ impl Shared {
             events: Events::new(options.events),
             quota: options.quota,
             reserve_bytes: options.reserve_bytes,
-            on_the_way: OnTheWay::default(),
+            on_the_way: Arc::default(),
             pace,
             localsend: Door::new(options.localsend),
             allowance: Allowance::new(&options.state_folder),
@@ -228,14 +229,20 @@ impl Shared {
         let (session, repository) = self.sessions().begin_call(id, device, want, self.clock.instant())?;
         // From here on the call is counted, and whatever happens ends it.
         let under_way = Counted { shared: self.clone(), session, bytes: 0 };
-        let (shared, kind) = (self.clone(), under_way.session.kind);
+        let (shared, session) = (self.clone(), under_way.session.clone());
         let repository = blocking(move || {
             let repository = shared.store()?.repository(&repository);
             let repository = repository.ok_or_else(|| ApiError::not_found("the repository is not there any more"))?;
-            may_use(&shared, kind, &repository, device, want)?;
+            may_use(&shared, &session, &repository)?;
             Ok(repository)
         });
         Ok(CallUnderWay { repository: repository.await?, counted: under_way })
+    }
+
+    /// Begins a call that belongs to no session; it ends with the value.
+    pub(crate) fn begin_lone_call(self: &Arc<Self>, device: Fingerprint) -> Result<LoneCall, ApiError> {
+        self.sessions().begin_lone_call(device)?;
+        Ok(LoneCall { shared: self.clone(), device })
     }
 
     /// A place among the transfers under way for a device; 503 when none is free for long.
@@ -268,27 +275,39 @@ impl Shared {
     }
 }
 
-/// Whether a session may still do to its repository what it was opened for: owners and rights change meanwhile.
-fn may_use(
-    shared: &Shared,
-    kind: SessionKind,
-    repository: &Repository,
+/// Whether a session may still do to its repository what it was opened for, reading included: owners and rights change meanwhile.
+/// Blocking.
+fn may_use(shared: &Shared, session: &Session, repository: &Repository) -> Result<(), ApiError> {
+    let trust = shared.trust.find(&session.device).ok_or_else(ApiError::not_paired)?;
+    let (allowed, why) = match session.kind {
+        SessionKind::Copy => (
+            trust.rights.allow(Right::Replicate) && repository.copied_from() == Some(session.device),
+            "this device does not let that copy be brought up to date any more",
+        ),
+        SessionKind::Backup | SessionKind::Inbox => (
+            repository.owner() == session.device && repository.copied_from().is_none(),
+            "another device has taken over this repository",
+        ),
+        SessionKind::Restore => {
+            let age = |since| shared.clock.instant().saturating_duration_since(since);
+            let once = session.once.is_some_and(|since| age(since) <= RESTORE_ONCE_LIMIT);
+            (once || may_see(&trust, repository), "this device may not read that backup any more")
+        }
+    };
+    if allowed { Ok(()) } else { Err(ApiError::not_allowed(why)) }
+}
+
+/// A call under way that belongs to no session.
+#[derive(Debug)]
+pub(crate) struct LoneCall {
+    shared: Arc<Shared>,
     device: Fingerprint,
-    want: Use,
-) -> Result<(), ApiError> {
-    if kind == SessionKind::Copy {
-        let allowed = shared.trust.find(&device).is_some_and(|trust| trust.rights.allow(Right::Replicate));
-        return if allowed && repository.copied_from() == Some(device) {
-            Ok(())
-        } else {
-            Err(ApiError::not_allowed("this device does not let that copy be brought up to date any more"))
-        };
+}
+
+impl Drop for LoneCall {
+    fn drop(&mut self) {
+        self.shared.sessions().end_lone_call(self.device);
     }
-    // Whose repository was adopted by another device meanwhile writes to it no more, and nobody to another's copy.
-    if want != Use::Read && (repository.owner() != device || repository.copied_from().is_some()) {
-        return Err(ApiError::not_allowed("another device has taken over this repository"));
-    }
-    Ok(())
 }
 
 /// A call of a session under way.

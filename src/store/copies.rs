@@ -87,7 +87,7 @@ impl Store {
             let config = Config { chunker: parameters.chunker, ..Config::new(parameters.id, self.inner.clock.now()) };
             return self.inner.make(&mut known, config, events, copied_from);
         };
-        if copied_from.is_some() && repository.copied_from() != copied_from {
+        if copied_from.is_some() && repository.read_copy_mark()? != copied_from {
             let text = "this device keeps that backup itself, or gets its copy from another device";
             return Err(Error::Refused(text.to_owned()));
         }
@@ -104,6 +104,27 @@ impl Repository {
     /// The device that brings this copy; `None` for a repository that is no copy.
     pub fn copied_from(&self) -> Option<Fingerprint> {
         *self.copied_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, read from the disk: another process may have changed it.
+    fn read_copy_mark(&self) -> Result<Option<Fingerprint>> {
+        let mut copied_from = self.copied_from.lock().unwrap_or_else(PoisonError::into_inner);
+        *copied_from = load(&*self.packs.shelf)?;
+        Ok(*copied_from)
+    }
+
+    /// The device that brings this copy has a new certificate. Nothing else of the copy changes.
+    ///
+    /// # Errors
+    /// The shelf's.
+    pub fn is_copied_by_now(&self, new: Fingerprint) -> Result<()> {
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        // Taken over meanwhile, it stays so.
+        if self.read_copy_mark()?.is_some() {
+            save(&*self.packs.shelf, new, self.packs.clock.now())?;
+            self.read_copy_mark()?;
+        }
+        Ok(())
     }
 
     /// From now on it is no copy any more. The caller holds the commit lock.

@@ -1,6 +1,6 @@
 //! Paired devices that take all they are given and let nothing go, against the real program: uploads that stop before their last byte,
-//! answers that nobody reads, lists with the largest window, packs of nothing but tiny chunks. What the receiver holds stays bounded,
-//! and it serves the next one as if nothing had been.
+//! answers that nobody reads, lists with the largest window, packs of nothing but tiny chunks. Beside them strangers at LocalSend's door
+//! with lists of half a million files. What the receiver holds stays bounded, and it serves the next one as if nothing had been.
 
 use crate::crowd::{MIB, client, header, peak, receiver};
 use crate::support::figures::figure;
@@ -15,6 +15,7 @@ use lan_backup::identity::Identity;
 use lan_backup::model::limits::{MAX_BLOCK_PLAIN_BYTES, MAX_UPLOAD_CHUNKS};
 use lan_backup::model::snapshot::Root;
 use lan_backup::model::{Block, ChunkId, SessionId, Totals};
+use lan_backup::protocol::localsend::MAX_PREPARE_BYTES;
 use lan_backup::protocol::paths;
 use lan_backup::vault::Vault;
 use std::io::{self, Write};
@@ -26,6 +27,8 @@ use std::time::Duration;
 const MOST: u64 = 256 * MIB;
 /// Calls of each kind that each device begins: together far more than it has places.
 const OF_EACH_KIND: usize = 12;
+/// Strangers with a long list for LocalSend's door.
+const STRANGERS: u8 = 6;
 /// Who is made to wait for so long is not let go on.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,35 @@ fn endless_list() -> Vec<u8> {
     }
     zstd.flush().unwrap();
     zstd.get_ref().clone()
+}
+
+/// What a stranger offers: as many tiny files as go into the largest body that is read.
+fn crumbs_of_files() -> Vec<u8> {
+    let mut body = br#"{"info":{"alias":"x","version":"2.1"},"files":{"#.to_vec();
+    for n in 0.. {
+        if body.len() + 40 > MAX_PREPARE_BYTES {
+            break;
+        }
+        write!(body, r#""{n}":{{"fileName":"x","size":1}},"#).unwrap();
+    }
+    body.truncate(body.len() - 1);
+    body.extend(b"}}");
+    body
+}
+
+/// They come from addresses of their own, all at once, and hear whatever they hear.
+fn strangers_offer_files(nas: &Node) {
+    let (to, body) = (nas.address().parse().unwrap(), crumbs_of_files());
+    std::thread::scope(|scope| {
+        for n in 0..STRANGERS {
+            let body = &body;
+            scope.spawn(move || {
+                let from = Ipv4Addr::new(127, 0, 1, n + 1);
+                let status = Stranger::new().post(from, to, paths::LOCALSEND_PREPARE_UPLOAD, body);
+                assert!(!matches!(status, Ok(200)), "so many files are never taken");
+            });
+        }
+    });
 }
 
 fn roots() -> Vec<Root> {
@@ -143,6 +175,7 @@ async fn callers_that_do_their_worst_at_once_leave_the_receiver_within_its_memor
     for round in 0..rounds {
         let lines: Vec<_> = std::thread::scope(|scope| {
             let (nas, ids) = (&nas, &ids);
+            scope.spawn(|| strangers_offer_files(nas));
             let workers: Vec<_> = bad
                 .iter()
                 .zip(&sessions)

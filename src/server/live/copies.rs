@@ -3,11 +3,14 @@
 use crate::model::{
     Alias, ChunkerParameters, Forgotten, OwnerEvent, RepositoryId, RepositoryParameters, Right, Rights, SnapshotInfo,
 };
+use crate::platform::clock::SystemClock;
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{Finish, Finished, PrepareCopy, PrepareDownload, PrepareUpload, SessionAnswer};
 use crate::protocol::{ErrorCode, paths};
+use crate::server::live::rotation::{say, statement};
 use crate::server::live::{Backup, Caller, Device, Live, Setup, encode, header};
 use crate::server::{Decision, Scripted};
+use crate::store::Store;
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -123,4 +126,53 @@ async fn a_copy_that_was_taken_over_is_a_copy_no_more() {
     let opened: SessionAnswer = owner.prepare(&header("Documents")).await.json();
     let opened: SessionAnswer = owner.get(&format!("{}/{}?wait=30", paths::SESSIONS, opened.session)).await.ok().json();
     assert_eq!(opened.repository.map(|repository| repository.id), Some(COPIED), "its owner goes on with it here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_go_on_when_their_bringer_or_their_owner_has_a_new_certificate() {
+    let live = Live::start();
+    let (mut nas, mut laptop) = (live.paired("nas", bringer()), live.paired("laptop", Rights::of_a_paired_device()));
+    let mut caller = live.caller(&nas).await;
+    let session = open(&mut caller, &copy_of(&laptop)).await;
+    let first = Backup::of(&laptop, COPIED, "Documents", None, b"one");
+    caller.in_session(paths::UPLOAD, session.session, encode(&first.blocks)).await.ok();
+    finish(&mut caller, &session, &first, false).await.ok();
+
+    // The bringer.
+    let was = nas.fingerprint();
+    nas.rotate();
+    let mut caller = live.caller(&nas).await;
+    assert!(say(&mut caller, vec![statement(&nas.identity, was)]).await.accepted);
+    let session = open(&mut caller, &copy_of(&laptop)).await;
+    assert_eq!(live.store.repository(&COPIED).unwrap().copied_from(), Some(nas.fingerprint()));
+
+    // The owner, who comes here first and to the bringer at another time.
+    let was = laptop.fingerprint();
+    laptop.rotate();
+    let mut owner = live.caller(&laptop).await;
+    assert!(say(&mut owner, vec![statement(&laptop.identity, was)]).await.accepted);
+    let mut request = copy_of(&laptop);
+    let (fingerprint, signer) = (laptop.fingerprint(), laptop.identity.signing_key().public());
+    let signature = statement(&laptop.identity, was).signature;
+    request.owner_log = vec![
+        OwnerEvent::Create {
+            fingerprint: was,
+            signer: signer.clone(),
+            alias: Alias::new("laptop"),
+            at: Timestamp::UNIX_EPOCH,
+        },
+        OwnerEvent::Rotate { fingerprint, signer, signature, at: Timestamp::UNIX_EPOCH },
+    ];
+    let before = live.store.repository(&COPIED).unwrap().snapshots().unwrap();
+    assert_eq!(session.repository, open(&mut caller, &request).await.repository);
+    let session = open(&mut caller, &request).await;
+    let second = Backup::of(&laptop, COPIED, "Documents", Some(&before[0]), b"two");
+    caller.in_session(paths::UPLOAD, session.session, encode(&second.blocks)).await.ok();
+    finish(&mut caller, &session, &second, false).await.ok();
+    let copy = live.store.repository(&COPIED).unwrap();
+    assert_eq!((copy.owner(), copy.owner_log().len(), copy.snapshots().unwrap().len()), (laptop.fingerprint(), 2, 2));
+    // The mark is on the disk, too.
+    let folder = live.folder.path().join("store");
+    let (anew, _) = Store::open_or_create(&folder, Arc::new(SystemClock), live.identity.signing_key().clone()).unwrap();
+    assert_eq!(anew.repository(&COPIED).unwrap().copied_from(), Some(nas.fingerprint()));
 }

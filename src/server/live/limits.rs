@@ -56,6 +56,27 @@ async fn a_head_that_dribbles_is_not_waited_for_and_a_quiet_connection_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lists_without_a_session_count_among_a_devices_calls() {
+    let live = Live::start();
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    live.caller(&device).await.back_up(&device, "Documents", b"hello").await;
+    // All of its memory is taken, so that each list waits.
+    let (shared, fingerprint) = (live.handle.shared.clone(), device.fingerprint());
+    let taken = tokio::task::spawn_blocking(move || shared.memory(fingerprint, u64::MAX)).await.unwrap().unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..MAX_CALLS_PER_DEVICE {
+        let mut caller = live.caller(&device).await;
+        waiting.spawn(async move { caller.get(paths::SNAPSHOTS).await.status });
+    }
+    live.until(|| live.handle.shared.sessions().calls_of(fingerprint) == MAX_CALLS_PER_DEVICE).await;
+    let mut one_more = live.caller(&device).await;
+    assert_eq!(one_more.get(paths::SNAPSHOTS).await.code(), ErrorCode::Busy);
+    drop(taken);
+    assert!(waiting.join_all().await.iter().all(|status| *status == StatusCode::OK));
+    one_more.get(paths::SNAPSHOTS).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_head_is_refused() {
     let live = Live::start();
     let mut tls = live.tls(None).await.unwrap();

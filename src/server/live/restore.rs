@@ -3,14 +3,17 @@
 use crate::client::order::{LARGEST_BLOCK, Order};
 use crate::codec::{Decoder, chunk_id};
 use crate::model::{Block, BlockHeader, ChunkId, Right, Rights};
+use crate::platform::clock::ManualClock;
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{PrepareDownload, SessionAnswer};
 use crate::protocol::{ErrorBody, ErrorCode, paths};
-use crate::server::live::{Caller, Live, Setup, block, encode, header};
+use crate::server::live::{Caller, Live, Setup, block, encode, header, request};
 use crate::server::{AcceptMode, Decision, Question, Scripted};
+use axum::body::Body;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn of(text: &str, adopt: bool) -> PrepareDownload {
     PrepareDownload { of: Some(text.to_owned()), adopt, idempotency_key: None }
@@ -98,6 +101,49 @@ async fn an_old_session_does_not_write_to_a_repository_that_was_adopted() {
     ask(&mut live.caller(&new).await, &of("laptop", true)).await.ok();
     let answer = old.in_session(paths::MISSING, open.session, vec![7; 32]).await;
     assert_eq!(answer.code(), ErrorCode::NotAllowed);
+    let answer = old.in_session(paths::CHUNKS, open.session, chunk_id(b"hello").as_bytes().to_vec()).await;
+    assert_eq!(answer.code(), ErrorCode::NotAllowed, "nor does it read from it: it may be a thief's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_restore_reads_as_long_as_its_device_may_and_once_ends_after_a_day() {
+    let approver = Arc::new(Scripted::new([Decision::Always, Decision::Once]));
+    let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
+    let live = Live::start_with(Setup { approver, clock: clock.clone(), ..Setup::default() });
+    let laptop = live.paired("laptop", Rights::of_a_paired_device());
+    live.caller(&laptop).await.back_up(&laptop, "Documents", b"hello").await;
+    let body = || chunk_id(b"hello").as_bytes().to_vec();
+
+    let mut rights = Rights::of_a_paired_device();
+    rights.grant(Right::RestoreOthers);
+    let admin = live.paired("admin", rights);
+    let mut caller = live.caller(&admin).await;
+    let open: SessionAnswer = ask(&mut caller, &of("laptop", false)).await.ok().json();
+    caller.in_session(paths::CHUNKS, open.session, body()).await.ok();
+    live.trust.update(&admin.fingerprint(), |trust| trust.rights.revoke(Right::RestoreOthers)).unwrap();
+    assert_eq!(caller.in_session(paths::CHUNKS, open.session, body()).await.code(), ErrorCode::NotAllowed);
+    let listing = caller.send(request(Method::GET, paths::SNAPSHOTS, Some(open.session), Body::empty())).await;
+    assert_eq!(listing.code(), ErrorCode::NotAllowed);
+
+    // Always, and then no more.
+    let open: SessionAnswer = ask(&mut caller, &of("laptop", false)).await.ok().json();
+    caller.in_session(paths::CHUNKS, open.session, body()).await.ok();
+    live.trust.update(&admin.fingerprint(), |trust| trust.restore_from.clear()).unwrap();
+    assert_eq!(caller.in_session(paths::CHUNKS, open.session, body()).await.code(), ErrorCode::NotAllowed);
+
+    // Once, kept alive by looking.
+    let open: SessionAnswer = ask(&mut caller, &of("laptop", false)).await.ok().json();
+    let look = format!("{}/{}", paths::SESSIONS, open.session);
+    for _ in 0..150 {
+        clock.advance(Duration::from_mins(9));
+        caller.get(&look).await.ok();
+    }
+    caller.in_session(paths::CHUNKS, open.session, body()).await.ok();
+    for _ in 0..15 {
+        clock.advance(Duration::from_mins(9));
+        caller.get(&look).await.ok();
+    }
+    assert_eq!(caller.in_session(paths::CHUNKS, open.session, body()).await.code(), ErrorCode::NotAllowed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

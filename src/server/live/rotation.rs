@@ -1,6 +1,6 @@
 //! A device comes with a new certificate: its signing key lets it in, and nothing else does.
 
-use crate::identity::Identity;
+use crate::identity::{Identity, Trust};
 use crate::model::{Alias, Fingerprint, OwnerEvent, Rights};
 use crate::protocol::announce::Announcement;
 use crate::protocol::listing::Listing;
@@ -8,14 +8,15 @@ use crate::protocol::rotation::{Former, MAX_FORMER, ROTATION_VERSION, Rotated, R
 use crate::protocol::{ErrorCode, paths};
 use crate::server::ServerEvent;
 use crate::server::live::{Caller, Device, Live, request};
+use crate::server::rotated::accept;
 use axum::body::Body;
 use http::Method;
 
-fn statement(identity: &Identity, old: Fingerprint) -> Former {
+pub(crate) fn statement(identity: &Identity, old: Fingerprint) -> Former {
     Former { fingerprint: old, signature: identity.proof_of_former(&old).unwrap() }
 }
 
-async fn say(caller: &mut Caller, formerly: Vec<Former>) -> RotatedAnswer {
+pub(crate) async fn say(caller: &mut Caller, formerly: Vec<Former>) -> RotatedAnswer {
     let said = Rotated { v: ROTATION_VERSION, formerly, expected: None };
     caller.post(paths::ROTATED, &said).await.ok().json()
 }
@@ -108,6 +109,23 @@ async fn who_was_unpaired_does_not_come_back_by_a_new_certificate() {
     let mut caller = live.caller(&device).await;
     assert!(!say(&mut caller, vec![statement(&device.identity, old)]).await.accepted);
     assert_eq!(caller.get(paths::SNAPSHOTS).await.code(), ErrorCode::NotPaired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_unpaired_while_it_brings_its_new_certificate_is_not_accepted() {
+    let live = Live::start();
+    let mut device = live.paired("laptop", Rights::of_a_paired_device());
+    let (old, trust) = (device.fingerprint(), live.trust.find(&device.fingerprint()).unwrap());
+    device.rotate();
+    let (new, signature) = (device.fingerprint(), statement(&device.identity, old).signature);
+    // It was looked up already when the person said so.
+    assert!(live.handle.unpair(&old).unwrap());
+    let shared = &live.handle.shared;
+    assert!(!accept(shared, trust.clone(), new, signature.clone()).await.unwrap());
+    assert!(live.trust.find(&new).is_none());
+    // Of two calls at once the second finds it done.
+    live.trust.insert(Trust { fingerprint: new, ..trust.clone() }).unwrap();
+    assert!(accept(shared, trust, new, signature).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

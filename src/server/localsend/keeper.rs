@@ -72,15 +72,16 @@ impl Keeper {
         done.insert(entry.path.clone(), entry);
     }
 
-    /// Makes a snapshot of what came since the last one, and of what was there before. `None` when nothing came and there is one
-    /// already, unless `in_any_case`. Blocking; inside a runtime.
+    /// Makes a snapshot of what came since the last one, and of what was there before. `None` when nothing came, unless there is no
+    /// snapshot yet and one is wanted `in_any_case`: else whoever offers the same again and again would fill the list of snapshots.
+    /// Blocking; inside a runtime.
     ///
     /// # Errors
     /// The store's; what came is not forgotten and is tried again with the next call.
     pub(crate) fn commit(&self, in_any_case: bool) -> Result<Option<SnapshotInfo>, ApiError> {
         let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let new = std::mem::take(&mut *self.done());
-        if new.is_empty() && !in_any_case {
+        if new.is_empty() && (!in_any_case || self.repository.head_to_follow(&merge::inbox_set())?.is_some()) {
             return Ok(None);
         }
         let committed = self.lane.flush().map_err(ApiError::from).and_then(|()| merge::commit(self, &new));

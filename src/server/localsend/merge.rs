@@ -8,6 +8,7 @@ use crate::model::{
     Changes, ChunkId, Content, Entry, EntryKind, Extent, Record, RelPath, SetName, SnapshotInfo, Stream, Totals,
 };
 use crate::server::api_error::ApiError;
+use crate::server::limits::MAX_RECORDS_BYTES;
 use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::lane::Lane;
 use crate::signer;
@@ -31,6 +32,9 @@ pub(crate) fn commit(keeper: &Keeper, new: &BTreeMap<RelPath, Entry>) -> Result<
     for _ in 0..MAX_COMMITS {
         let head = keeper.repository.head_to_follow(&inbox_set())?;
         let signed = keeper.key.sign_record(&build(keeper, head.as_ref(), new)?);
+        if keeper.repository.record_bytes()?.saturating_add(signed.record.len() as u64) > MAX_RECORDS_BYTES {
+            return Err(ApiError::full("the list of this sender's snapshots is as long as another device can read"));
+        }
         match keeper.repository.commit(&signed, keeper.owner) {
             // Another session was faster: its files are kept, too.
             Err(store::Error::Stale(head)) => result = Err(store::Error::Stale(head).into()),

@@ -12,7 +12,8 @@ use crate::server::localsend::sessions::Wanted;
 use crate::signer;
 use crate::store::{LocalVault, Repository};
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -22,38 +23,48 @@ const MAX_ID_BYTES: usize = 256;
 /// A checked offer: file ids with what they stand for, by path.
 pub(crate) type Offer = Vec<(String, Wanted)>;
 
-/// Checks what is offered.
+/// Checks one file of what is offered.
 ///
 /// # Errors
 /// 400 with the first thing that is wrong; a name that leads out of the inbox refuses all of it.
-pub(crate) fn check(files: BTreeMap<String, FileOffer>) -> Result<Offer, ApiError> {
-    if files.is_empty() || files.len() > MAX_FILES {
-        return Err(ApiError::bad_request(format!("an offer has 1 to {MAX_FILES} files")));
+pub(crate) fn check(id: &str, file: FileOffer) -> Result<Wanted, ApiError> {
+    if id.len() > MAX_ID_BYTES {
+        return Err(ApiError::bad_request("a file id is longer than 256 bytes"));
     }
-    let mut offer = Vec::with_capacity(files.len());
-    for (id, file) in files {
-        if id.len() > MAX_ID_BYTES {
-            return Err(ApiError::bad_request("a file id is longer than 256 bytes"));
+    let path = portable_path(&file.file_name).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    // No file system holds more, and sums of what is less do not overflow unseen.
+    if file.size > i64::MAX as u64 {
+        return Err(ApiError::bad_request(format!("`{path}` is larger than a file can be")));
+    }
+    let sha256 = match file.sha256.as_deref().filter(|text| !text.is_empty()) {
+        Some(text) => {
+            let hash = text.parse::<ContentHash>();
+            Some(hash.map_err(|_| ApiError::bad_request(format!("`{path}` has a hash that is none")))?)
         }
-        let path = portable_path(&file.file_name).map_err(|error| ApiError::bad_request(error.to_string()))?;
-        // No file system holds more, and sums of what is less do not overflow unseen.
-        if file.size > i64::MAX as u64 {
-            return Err(ApiError::bad_request(format!("`{path}` is larger than a file can be")));
-        }
-        let sha256 = match file.sha256.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => {
-                let hash = text.parse::<ContentHash>();
-                Some(hash.map_err(|_| ApiError::bad_request(format!("`{path}` has a hash that is none")))?)
-            }
-            None => None,
-        };
-        let modified = file.metadata.and_then(|times| times.modified);
-        let mtime = modified.and_then(|text| text.parse::<Timestamp>().ok()).map(file_time);
-        offer.push((id, Wanted { path, size: file.size, sha256, mtime }));
+        None => None,
+    };
+    let modified = file.metadata.and_then(|times| times.modified);
+    let mtime = modified.and_then(|text| text.parse::<Timestamp>().ok()).map(file_time);
+    Ok(Wanted { path, size: file.size, sha256, mtime })
+}
+
+/// Files that were checked, in order and with names that differ.
+///
+/// # Errors
+/// 400 when there is none, or when they lie in more folders than there may be files.
+pub(crate) fn finish(files: Offer) -> Result<Offer, ApiError> {
+    let mut offer = files;
+    if offer.is_empty() || offer.len() > MAX_FILES {
+        return Err(wrong_count());
     }
     offer.sort_by(|(_, one), (_, other)| one.path.cmp(&other.path));
-    make_different(&mut offer);
+    make_different(&mut offer)?;
     Ok(offer)
+}
+
+/// 400, for more files than an offer may have, or none.
+pub(crate) fn wrong_count() -> ApiError {
+    ApiError::bad_request(format!("an offer has 1 to {MAX_FILES} files"))
 }
 
 fn file_time(time: Timestamp) -> FileTime {
@@ -63,8 +74,10 @@ fn file_time(time: Timestamp) -> FileTime {
 }
 
 /// Gives files that would be one on some system (`a` and `A`, a file and a folder `a`) names that differ.
-fn make_different(offer: &mut Offer) {
-    let key = |path: &RelPath| String::from_utf8_lossy(path.as_bytes()).to_lowercase();
+fn make_different(offer: &mut Offer) -> Result<(), ApiError> {
+    // Names are known by a hash whose key nobody else knows: two that are one by chance cost a ` (2)`, and long names no memory.
+    let hasher = RandomState::new();
+    let key = |path: &RelPath| hasher.hash_one(String::from_utf8_lossy(path.as_bytes()).to_lowercase());
     let mut folders = HashSet::new();
     for (_, wanted) in offer.iter() {
         let mut above = wanted.path.parent();
@@ -73,21 +86,25 @@ fn make_different(offer: &mut Offer) {
             if !folders.insert(key(&folder)) {
                 break;
             }
+            if folders.len() > MAX_FILES {
+                return Err(ApiError::bad_request(format!("an offer has at most {MAX_FILES} folders")));
+            }
         }
     }
     let mut taken = HashSet::new();
     // How often a name was taken, so that fifty thousand files of one name do not cost the square of it.
-    let mut numbers: HashMap<String, u32> = HashMap::new();
+    let mut numbers: HashMap<u64, u32> = HashMap::new();
     for (_, wanted) in offer {
         let first = key(&wanted.path);
         let mut path = wanted.path.clone();
         while folders.contains(&key(&path)) || !taken.insert(key(&path)) {
-            let number = numbers.entry(first.clone()).or_insert(1);
+            let number = numbers.entry(first).or_insert(1);
             *number += 1;
             path = numbered(&wanted.path, *number);
         }
         wanted.path = path;
     }
+    Ok(())
 }
 
 /// `a/photo (2).jpg`; the names were checked to have room for that.
@@ -243,8 +260,9 @@ mod tests {
             let text = format!(r#"{{"fileName":{name:?},"size":1}}"#);
             serde_json::from_str::<FileOffer>(&text).unwrap()
         };
-        let files = names.iter().enumerate().map(|(n, name)| (n.to_string(), file(name))).collect();
-        Ok(check(files)?.into_iter().map(|(_, wanted)| wanted.path.to_string()).collect())
+        let check = |(n, name): (usize, &&str)| Ok((n.to_string(), check(&n.to_string(), file(name))?));
+        let files = names.iter().enumerate().map(check).collect::<Result<_, ApiError>>()?;
+        Ok(finish(files)?.into_iter().map(|(_, wanted)| wanted.path.to_string()).collect())
     }
 
     #[test]
@@ -263,6 +281,15 @@ mod tests {
             assert_eq!(offer(&["fine.jpg", bad]).unwrap_err().status(), http::StatusCode::BAD_REQUEST, "{bad}");
         }
         assert!(offer(&[]).is_err());
+    }
+
+    #[test]
+    fn files_in_more_folders_than_there_may_be_files_are_refused() {
+        let deep = |n: usize| format!("{n}/{}x", "d/".repeat(29));
+        let names: Vec<_> = (0..=MAX_FILES / 30).map(deep).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        assert!(offer(&names).is_err());
+        assert!(offer(&names[1..]).is_ok());
     }
 
     #[test]

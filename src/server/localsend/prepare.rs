@@ -5,19 +5,20 @@
 //! answer after the yes, and only for a certificate that was proved.
 
 use crate::identity::Phone;
-use crate::model::text::clean;
 use crate::model::{Alias, Fingerprint, InboxKeep, SessionId};
 use crate::platform::random;
+use crate::protocol::Announcement;
 use crate::protocol::ErrorCode;
-use crate::protocol::localsend::{FileOffer, FilesWanted, MAX_PREPARE_BYTES, PrepareFiles};
+use crate::protocol::localsend::{FilesWanted, MAX_PREPARE_BYTES};
 use crate::server::allowance::NEW_SENDERS_A_DAY;
 use crate::server::api_error::ApiError;
 use crate::server::approval::{Decision, Question};
-use crate::server::body::read_json;
+use crate::server::body::{Paced, feed};
 use crate::server::call::{Call, json};
 use crate::server::events::ServerEvent;
 use crate::server::limits::{DECISION_LIMIT, TRANSFER_WAIT};
 use crate::server::localsend::keeper::Keeper;
+use crate::server::localsend::list::{self, What};
 use crate::server::localsend::merge::inbox_set;
 use crate::server::localsend::offer::{self, Here, Offer, Sorted};
 use crate::server::localsend::pin::Verdict;
@@ -31,15 +32,13 @@ use crate::store::Repository;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// File names that a question shows.
 const SAMPLE: usize = 5;
-/// Characters of a message that are shown.
-const MESSAGE_CHARS: usize = 2000;
 /// Characters of an alias that leave room for the word *unverified*.
 const ALIAS_CHARS: usize = 48;
 
@@ -83,25 +82,27 @@ async fn prepare(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> 
     }
     let reading = tokio::time::timeout(TRANSFER_WAIT, door.reading.acquire()).await;
     let permit = reading.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many phones at once"))?;
-    let request: PrepareFiles = read_json(call.into_body(), MAX_PREPARE_BYTES, shared.pace).await?;
-    let mut who = who(sender, address, &request)?;
+    let memory = list::memory(&door.lists, call.announced_length()).await?;
+    let body = Paced::new(call.into_body(), MAX_PREPARE_BYTES as u64, shared.pace);
+    // The memory goes along: a sender that hangs up frees it when the work is over, and not before.
+    let ((listed, mut memory), _) = feed(body, move |incoming| Ok((list::read(incoming)?, memory))).await?;
+    let mut who = who(sender, address, &listed.info)?;
     who.vouched = phone.is_some() || door.options.mode != LocalSendMode::Accept || door.options.pin.is_some();
-    let message = message_of(&request.files);
-    let offer = match message {
-        Some(_) => Vec::new(),
-        None => offer::check(request.files)?,
-    };
     drop(permit);
-    if let Some(text) = message {
-        shared.events.progress(ServerEvent::Message { alias: who.alias, fingerprint: who.owner, text });
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
+    let offer = match listed.what {
+        What::Files(offer) => offer,
+        What::Message(text) => {
+            shared.events.progress(ServerEvent::Message { alias: who.alias, fingerprint: who.owner, text });
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    };
+    list::shrink(&mut memory, &offer);
     let keep = match (phone, door.options.mode) {
         (Some(phone), _) => phone.keep,
         (None, LocalSendMode::Accept) => door.options.keep,
         (None, _) => decide(&shared, &who, &offer).await?,
     };
-    open(&shared, who, offer, keep).await
+    open(&shared, who, offer, keep, memory).await
 }
 
 /// Who the handshake says is calling.
@@ -128,8 +129,8 @@ fn check_pin(shared: &Shared, call: &Call) -> Result<(), ApiError> {
     }
 }
 
-fn who(sender: Sender, address: SocketAddr, request: &PrepareFiles) -> Result<Who, ApiError> {
-    let (claimed, alias) = (request.info.fingerprint.as_str(), &request.info.alias);
+fn who(sender: Sender, address: SocketAddr, info: &Announcement) -> Result<Who, ApiError> {
+    let (claimed, alias) = (info.fingerprint.as_str(), &info.alias);
     match sender {
         Sender::Proved(owner) => {
             if !claimed.is_empty() && claimed.parse() != Ok(owner) {
@@ -142,18 +143,6 @@ fn who(sender: Sender, address: SocketAddr, request: &PrepareFiles) -> Result<Wh
             let alias = Alias::new(&format!("{short} (unverified)"));
             Ok(Who { sender, owner: unverified(claimed), alias, proved: false, address, vouched: false })
         }
-    }
-}
-
-/// The text, when what is offered is a message and no file: apps show it and answer 204.
-fn message_of(files: &BTreeMap<String, FileOffer>) -> Option<String> {
-    let mut all = files.values();
-    match (all.next(), all.next()) {
-        (Some(file), None) if file.file_type.starts_with("text") => {
-            let text = file.preview.as_deref()?;
-            Some(clean(&text.chars().take(MESSAGE_CHARS).collect::<String>()))
-        }
-        _ => None,
     }
 }
 
@@ -235,10 +224,22 @@ impl Drop for Pending<'_> {
 }
 
 /// The yes: makes room and a session, and says what shall come.
-async fn open(shared: &Arc<Shared>, who: Who, offer: Offer, keep: InboxKeep) -> Result<Response, ApiError> {
+async fn open(
+    shared: &Arc<Shared>,
+    who: Who,
+    offer: Offer,
+    keep: InboxKeep,
+    memory: OwnedSemaphorePermit,
+) -> Result<Response, ApiError> {
+    let looking = tokio::time::timeout(TRANSFER_WAIT, shared.localsend.looking.clone().acquire_owned()).await;
+    let place = looking.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many phones at once"))?;
     let here = {
         let (shared, who) = (shared.clone(), who.clone());
-        blocking(move || look(&shared, &who, offer, keep))
+        blocking(move || {
+            // It is free when the work ends, not when the sender hangs up.
+            let _place = place;
+            look(&shared, &who, offer, keep, memory)
+        })
     };
     let (sorted, active) = here.await?;
     let (number, now) = (shared.next_number(), shared.clock.instant());
@@ -267,7 +268,13 @@ async fn open(shared: &Arc<Shared>, who: Who, offer: Offer, keep: InboxKeep) -> 
 }
 
 /// What is here of it, whether there is room for the rest, and where it goes. Blocking.
-fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: InboxKeep) -> Result<(Sorted, Active), ApiError> {
+fn look(
+    shared: &Arc<Shared>,
+    who: &Who,
+    offer: Offer,
+    keep: InboxKeep,
+    memory: OwnedSemaphorePermit,
+) -> Result<(Sorted, Active), ApiError> {
     let repository = if keep.backs_up() { Some(repository_of(shared, who)?) } else { None };
     let saver = match (&shared.localsend.options.inbox, keep.saves()) {
         (Some(path), true) => Some(Saver::open(path).map_err(|error| ApiError::failed().caused_by(error))?),
@@ -298,7 +305,9 @@ fn look(shared: &Arc<Shared>, who: &Who, offer: Offer, keep: InboxKeep) -> Resul
         sorted.linked.drain(..).for_each(|entry| keeper.add(entry));
         Arc::new(keeper)
     });
-    let active = Active { keeper, saver: saver.map(Arc::new), checkpoint: Mutex::new(shared.clock.instant()) };
+    let checkpoint = Mutex::new(shared.clock.instant());
+    let owner = who.owner;
+    let active = Active { keeper, owner, saver: saver.map(Arc::new), checkpoint, _memory: memory };
     Ok((sorted, active))
 }
 

@@ -16,6 +16,7 @@ use crate::server::localsend::merge::inbox_set;
 use crate::server::localsend::prepare::{done, sender_of};
 use crate::server::localsend::sessions::{Outcome, Progress, Refusal, Wanted};
 use crate::server::localsend::{Active, for_apps};
+use crate::server::room::{self, Claim};
 use crate::server::sessions::SessionSummary;
 use crate::server::state::{Shared, blocking};
 use axum::response::Response;
@@ -55,8 +56,12 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let _permit = waiting.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many files at once"))?;
     let body = Paced::new(call.into_body(), wanted.size, shared.pace);
     let receiving = {
-        let active = active.clone();
-        feed(body, move |incoming| receive(incoming, &wanted, &active)).await
+        let (shared, active) = (shared.clone(), active.clone());
+        feed(body, move |incoming| {
+            let mut claims = claim(&shared, &active, wanted.size)?;
+            receive(incoming, &wanted, &active, &mut claims)
+        })
+        .await
     };
     let (outcome, bytes) = receiving?;
     (under_way.outcome, under_way.bytes) = (outcome, bytes);
@@ -74,8 +79,27 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     }
 }
 
+/// Room for one file wherever it goes, beside all that is on its way there: each of many files would find room for itself.
+fn claim(shared: &Arc<Shared>, active: &Active, size: u64) -> Result<Vec<Claim>, ApiError> {
+    let mut claims = Vec::new();
+    if let Some(keeper) = &active.keeper {
+        claims.push(room::claim(shared, &keeper.repository, keeper.owner, size)?);
+    }
+    if let Some(saver) = &active.saver {
+        let free = saver.free_bytes().map_err(|error| ApiError::failed().caused_by(error))?;
+        let of = &shared.localsend.into_inbox;
+        claims.push(room::claim_on_disk(of, free, shared.reserve_bytes, active.owner, size)?);
+    }
+    Ok(claims)
+}
+
 /// One file, as it streams in. Blocking.
-fn receive(mut incoming: impl Read, wanted: &Wanted, active: &Active) -> Result<Outcome, ApiError> {
+fn receive(
+    mut incoming: impl Read,
+    wanted: &Wanted,
+    active: &Active,
+    claims: &mut [Claim],
+) -> Result<Outcome, ApiError> {
     let failed = |error| ApiError::from(crate::store::Error::Platform(error));
     let mut intake = active.keeper.as_ref().map(Keeper::begin);
     let mut saving = active.saver.as_ref().map(|saver| saver.begin(&wanted.path)).transpose().map_err(failed)?;
@@ -96,6 +120,9 @@ fn receive(mut incoming: impl Read, wanted: &Wanted, active: &Active) -> Result<
         }
         intake.as_mut().map_or(Ok(()), |intake| intake.write(bytes))?;
         saving.as_mut().map_or(Ok(()), |saving| saving.write(bytes)).map_err(failed)?;
+        for claim in &mut *claims {
+            claim.arrived(count as u64);
+        }
     }
     if length != wanted.size {
         let message = format!("{length} bytes came of a file of {}", wanted.size);

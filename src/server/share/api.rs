@@ -7,15 +7,17 @@ use crate::model::digest::to_hex;
 use crate::protocol::ErrorCode;
 use crate::protocol::localsend::{DownloadInfo, FileOffer, FileTimes, FilesOffered, MAX_FILES};
 use crate::server::api_error::ApiError;
-use crate::server::call::json;
+use crate::server::call::{json, json_text};
 use crate::server::localsend::pin::Verdict;
 use crate::server::share::tree::{Item, Kind};
 use crate::server::share::visit::{Visit, refused, trouble};
 use crate::server::share::{Share, ShareEvent, give};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// `GET info`.
 pub(crate) fn info(share: &Share) -> Response {
@@ -35,7 +37,7 @@ fn about(share: &Share) -> DownloadInfo {
 }
 
 /// `POST prepare-download[?sessionId][?pin]`: all files, once the PIN was right.
-pub(crate) async fn prepare_download(share: &Share, visit: &Visit) -> Response {
+pub(crate) async fn prepare_download(share: &Arc<Share>, visit: &Visit) -> Response {
     // Apps say nothing of an origin; a browser always does, and for it there are the pages.
     if visit.parts.headers.contains_key(header::ORIGIN) {
         let message = "open the address itself in a browser";
@@ -56,17 +58,32 @@ pub(crate) async fn prepare_download(share: &Share, visit: &Visit) -> Response {
             }
         },
     };
-    let Ok(_list) = share.lists.acquire().await else { return ApiError::failed().into_response() };
-    match share.tree.files(MAX_FILES).await {
+    let making = async |share: Arc<Share>| share.tree.files(MAX_FILES).await;
+    let Some((files, place)) = share.listed(making).await else { return ApiError::failed().into_response() };
+    match files {
         Ok(Some(files)) => {
             let files = files.iter().filter_map(|item| offer(item).map(|offer| (offer.id.clone(), offer))).collect();
-            json(StatusCode::OK, &FilesOffered { info: about(share), session_id: session, files })
+            let offered = FilesOffered { info: about(share), session_id: session, files };
+            let text = serde_json::to_vec(&offered).expect("messages have only string keys");
+            // Somebody may take his time with it: its place is taken as long.
+            json_text(Bytes::from_owner(Placed { text, _place: place }))
         }
         Ok(None) => {
             let message = format!("more than {MAX_FILES} files are shared; the page gives them as a zip");
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::TooLarge, message).into_response()
         }
         Err(error) => trouble(share, None, &error),
+    }
+}
+
+struct Placed {
+    text: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Placed {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
     }
 }
 

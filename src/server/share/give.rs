@@ -97,7 +97,8 @@ pub(crate) async fn zip(share: &Arc<Share>, visit: &Visit, folder: Option<RelPat
         return (StatusCode::OK, headers).into_response();
     }
     let Some(permit) = place(share) else { return busy() };
-    let (pipe, taken) = Pipe::new();
+    let Ok(making) = share.zips.clone().try_acquire_owned() else { return busy() };
+    let (pipe, taken) = Pipe::with(making);
     let (end, stop) = (pipe.end(), Shutdown::new());
     let (share_too, subject) = (share.clone(), folder.clone());
     tokio::spawn(async move {

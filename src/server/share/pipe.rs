@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::io::{self, Write};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Pieces of this size go out; zip writers write a few bytes at a time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -26,13 +26,15 @@ pub(crate) enum Piece {
 pub struct Pipe {
     pieces: mpsc::Sender<Piece>,
     waiting: BytesMut,
+    // Free again when whoever makes the body is done, whoever takes it.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Pipe {
-    /// A pipe, and the end that the connection takes from.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Piece>) {
+    /// A pipe with a place among the few that are made at once, and the end that the connection takes from.
+    pub(crate) fn with(place: OwnedSemaphorePermit) -> (Self, mpsc::Receiver<Piece>) {
         let (pieces, taken) = mpsc::channel(PIECES);
-        (Self { pieces, waiting: BytesMut::new() }, taken)
+        (Self { pieces, waiting: BytesMut::new(), _place: place }, taken)
     }
 
     /// A second hand on it, that can only say that this was all.

@@ -373,3 +373,132 @@ async fn after_so_many_downloads_or_when_it_is_stopped_nobody_gets_anything() {
     assert!(matches!(ended, Ok(0) | Err(_)), "an open connection is ended, too");
     assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, running.handle.port())).is_ok());
 }
+
+/// A folder whose list is not made before the gate opens.
+#[derive(Debug)]
+struct Slow {
+    gate: Arc<std::sync::RwLock<()>>,
+    begun: Arc<AtomicU64>,
+    at_once: Arc<std::sync::Mutex<(usize, usize)>>,
+}
+
+impl Tree for Slow {
+    fn title(&self) -> String {
+        "slow".to_owned()
+    }
+
+    fn look(&self, _: RelPath) -> BoxFuture<'_, TreeResult<Option<Item>>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn list(&self, _: Option<RelPath>, _: Option<Name>, _: usize) -> BoxFuture<'_, TreeResult<Vec<Item>>> {
+        let (gate, at_once) = (self.gate.clone(), self.at_once.clone());
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        let work = move || {
+            {
+                let mut at_once = at_once.lock().unwrap();
+                at_once.0 += 1;
+                at_once.1 = at_once.1.max(at_once.0);
+            }
+            drop(gate.read());
+            at_once.lock().unwrap().0 -= 1;
+        };
+        Box::pin(async {
+            tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+            Ok(Vec::new())
+        })
+    }
+
+    fn files(&self, _: usize) -> BoxFuture<'_, TreeResult<Option<Vec<Item>>>> {
+        Box::pin(async {
+            let name = |n: usize| RelPath::new(format!("{n:0200}")).unwrap();
+            let item = |n| Item { path: name(n), kind: Kind::File(1), mtime: None, sha256: None };
+            Ok(Some((0..20_000).map(item).collect()))
+        })
+    }
+
+    fn open(&self, _: RelPath) -> BoxFuture<'_, TreeResult<Option<Held>>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn zip(&self, _: Option<RelPath>, pipe: Pipe, _: Shutdown) -> BoxFuture<'_, TreeResult<()>> {
+        let gate = self.gate.clone();
+        Box::pin(async {
+            let work = move || {
+                drop(gate.read());
+                drop(pipe);
+            };
+            Ok(tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?)
+        })
+    }
+}
+
+impl Running {
+    /// Sends a request and reads nothing of the answer.
+    async fn begin(&self, method: &str, path: &str) -> tokio::net::TcpStream {
+        let port = self.handle.port();
+        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn until(&self, true_now: impl Fn() -> bool) {
+        let looking = async {
+            while !true_now() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, looking).await.expect("it becomes true");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_frees_no_place_before_the_work_ends_or_the_answer_is_taken() {
+    let (gate, begun, at_once) = (Arc::default(), Arc::<AtomicU64>::default(), Arc::default());
+    let slow = Slow { gate: Arc::clone(&gate), begun: begun.clone(), at_once: Arc::clone(&at_once) };
+    let running = start_with(Arc::new(slow), None, None);
+    let token = running.token().await;
+    let share = running.handle.share.clone();
+    // The guard is held on a thread of its own, and not across an await.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        let _closed = gate.write();
+        let _ = ready.send(());
+        let _ = held.recv();
+    });
+    is_ready.recv().unwrap();
+    for n in 0..6 {
+        let stream = running.begin("GET", &format!("/s/{token}/browse/")).await;
+        // The first ones begin; of those that come when they have hung up none does.
+        let waited = running.until(|| begun.load(Ordering::Acquire) > n);
+        let _ = tokio::time::timeout(Duration::from_millis(if n < SHARE_LISTS as u64 { 30_000 } else { 100 }), waited)
+            .await;
+        drop(stream);
+    }
+    assert_eq!(begun.load(Ordering::Acquire), SHARE_LISTS as u64);
+    let zips: Vec<_> = {
+        let mut zips = Vec::new();
+        for _ in 0..SHARE_ZIPS {
+            zips.push(running.begin("GET", &format!("/s/{token}/zip/")).await);
+        }
+        zips
+    };
+    running.until(|| share.zips.available_permits() == 0).await;
+    assert_eq!(running.get(&format!("/s/{token}/zip/")).await.status, 503, "one more zip than are made at once");
+    drop(zips);
+    drop(release);
+    holder.join().unwrap();
+    running.until(|| share.zips.available_permits() == SHARE_ZIPS).await;
+    assert_eq!(running.get(&format!("/s/{token}/browse/")).await.status, 200);
+    assert!(at_once.lock().unwrap().1 <= SHARE_LISTS);
+    // A long list keeps its place until it is taken, or nobody is there to take it.
+    running.until(|| share.lists.available_permits() == SHARE_LISTS).await;
+    let mut slow = running.begin("POST", "/api/localsend/v2/prepare-download").await;
+    let mut byte = [0];
+    slow.read_exact(&mut byte).await.unwrap();
+    assert_eq!(share.lists.available_permits(), SHARE_LISTS - 1);
+    drop(slow);
+    running.until(|| share.lists.available_permits() == SHARE_LISTS).await;
+}

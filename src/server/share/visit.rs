@@ -176,8 +176,7 @@ async fn shelf(share: &Arc<Share>, visit: &Visit) -> Response {
     }
 }
 
-async fn browse(share: &Share, visit: &Visit, token: &str, folder: Option<RelPath>) -> Response {
-    let Ok(_list) = share.lists.acquire().await else { return nothing() };
+async fn browse(share: &Arc<Share>, visit: &Visit, token: &str, folder: Option<RelPath>) -> Response {
     if let Some(path) = &folder {
         match share.tree.look(path.clone()).await {
             Ok(Some(item)) if item.kind == Kind::Folder => {}
@@ -187,7 +186,10 @@ async fn browse(share: &Share, visit: &Visit, token: &str, folder: Option<RelPat
     }
     let after = visit.parameter_bytes("after").and_then(|bytes| Name::new(bytes).ok());
     let is_continued = after.is_some();
-    match share.tree.list(folder.clone(), after, page::PAGE_ITEMS + 1).await {
+    let below = folder.clone();
+    let making = async move |share: Arc<Share>| share.tree.list(below, after, page::PAGE_ITEMS + 1).await;
+    let Some((listed, _place)) = share.listed(making).await else { return nothing() };
+    match listed {
         Ok(items) => {
             let title = share.tree.title();
             let listing = page::Listing { token, title: &title, folder: folder.as_ref(), items: &items, is_continued };

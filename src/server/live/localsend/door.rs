@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::server::allowance::NEW_SENDERS_A_DAY;
+use crate::server::limits::MAX_RECORDS_BYTES;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certificate() {
@@ -194,6 +195,101 @@ async fn several_phones_send_at_once_two_files_at_a_time_and_everything_arrives(
         }
     }
     assert!(live.handle.sessions().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_on_their_way_from_an_app_count_as_if_they_had_come() {
+    let mut small = setup(LocalSendMode::Accept, InboxKeep::Backup, None);
+    small.quota = Some(10 << 20);
+    let live = Live::start_with(small);
+    let phone = Device::new();
+    // Two sessions, each with room for itself.
+    let (mut one, mut two) = (App::new(&live, &phone).await, App::new(&live, &phone).await);
+    let offer = |name: &str| json!({ "x": { "fileName": name, "size": 6 << 20 } });
+    let first: FilesWanted = one.offer("", offer("one")).await.ok().json();
+    let second: FilesWanted = two.offer("", offer("two")).await.ok().json();
+    let (session, token) = (&first.session_id, &first.files["x"]);
+    let path = format!("{}?sessionId={session}&fileId=x&token={token}", paths::LOCALSEND_UPLOAD);
+    let (go_on, rest) = tokio::sync::oneshot::channel::<()>();
+    let body = stream::once(async { Bytes::from(vec![1; 1 << 20]) }).chain(stream::once(async {
+        let _ = rest.await;
+        Bytes::from(vec![2; 5 << 20])
+    }));
+    let body = Body::from_stream(body.map(Ok::<_, std::io::Error>));
+    let sending = tokio::spawn(async move { one.caller.send(request(Method::POST, &path, None, body)).await.status });
+    let shared = live.handle.shared.clone();
+    live.until(|| !shared.on_the_way.is_empty()).await;
+    let (status, message) = two.try_upload(&second, "x", &vec![3; 6 << 20]).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(message.contains("quota"), "{message}");
+    drop(go_on);
+    assert_eq!(sending.await.unwrap(), StatusCode::OK);
+    assert!(shared.on_the_way.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_a_phones_snapshots_stays_as_long_as_another_device_can_read() {
+    let live = accepting();
+    let phone = Device::new();
+    let mut app = App::new(&live, &phone).await;
+    app.send(&[("a", b"a")]).await;
+    let repository = live.store.owned_by(&phone.fingerprint()).unwrap();
+    let mut head = repository.head(&"inbox".parse().unwrap()).unwrap().unwrap();
+    while repository.record_bytes().unwrap() + 250_000 <= MAX_RECORDS_BYTES {
+        let mut record = crate::signer::open_record(&head.signed).unwrap();
+        record.roots = vec![crate::model::snapshot::Root { source: "/".repeat(240_000), top: "a".to_owned() }];
+        (record.sequence, record.previous) = (record.sequence + 1, Some(head.id));
+        head = repository.commit(&live.identity.signing_key().sign_record(&record), phone.fingerprint()).unwrap();
+    }
+    // And one that leaves room for nothing more.
+    let mut record = crate::signer::open_record(&head.signed).unwrap();
+    let room = MAX_RECORDS_BYTES - repository.record_bytes().unwrap();
+    record.roots[0].source = "/".repeat((room as usize).saturating_sub(2_000).min(240_000));
+    (record.sequence, record.previous) = (record.sequence + 1, Some(head.id));
+    repository.commit(&live.identity.signing_key().sign_record(&record), phone.fingerprint()).unwrap();
+    for n in 0..10 {
+        let name = format!("{n}");
+        let wanted: FilesWanted = app.offer("", json!({ "x": { "fileName": name, "size": 1 } })).await.ok().json();
+        let (status, message) = app.try_upload(&wanted, "x", b"x").await;
+        if status != StatusCode::OK {
+            assert!(message.contains("as long as"), "{message}");
+            assert!(repository.record_bytes().unwrap() <= MAX_RECORDS_BYTES);
+            return;
+        }
+    }
+    panic!("it goes on for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_while_an_offer_is_compared_frees_no_place_before_the_work_ends() {
+    let live = accepting();
+    let shared = live.handle.shared.clone();
+    let looking = shared.localsend.looking.clone();
+    let places = looking.available_permits();
+    // As long as this is held, no look comes to its end.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn({
+        let shared = shared.clone();
+        move || {
+            let _creating = shared.creating();
+            let _ = held.recv();
+        }
+    });
+    let mut offers = Vec::new();
+    for _ in 0..places {
+        let mut app = App::new(&live, &Device::new()).await;
+        offers.push(tokio::spawn(async move { app.offer("", json!({ "x": file("x", b"x").1 })).await.status }));
+    }
+    live.until(|| looking.available_permits() == 0).await;
+    for offer in offers {
+        offer.abort();
+        let _ = offer.await;
+    }
+    live.until(|| shared.connections.count() == 0).await;
+    assert_eq!(looking.available_permits(), 0);
+    drop(release);
+    holder.join().unwrap();
+    live.until(|| looking.available_permits() == places).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
