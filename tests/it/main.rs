@@ -28,4 +28,5 @@ mod store_support;
 mod store_vault;
 mod support;
 mod symlink_race;
+mod unusable;
 mod worst_callers;
