@@ -159,3 +159,22 @@ fn without_what_was_seen_of_the_clock_a_jump_makes_everything_old() {
     let report = prune(&repository, &newest());
     assert!(report.forgotten.len() as u64 + report.thrown_away.packs > 0, "{report:?}");
 }
+
+#[test]
+fn a_jump_that_was_released_for_every_set_stops_no_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    looked_at(&repository, &clock);
+    let pictures: SetName = "pictures".parse().unwrap();
+    crate::store_support::back_up(&repository, "pictures", chunks(50, 5));
+    clock.set(clock.now() + SignedDuration::from_hours(24 * 400));
+    assert_eq!(freezes(&repository, Look::Keep).len(), 2);
+    for (released, set) in [&set(), &pictures].into_iter().enumerate() {
+        let frozen = freezes(&repository, Look::Known);
+        assert_eq!(frozen.len(), 2 - released);
+        frozen[set].iter().for_each(|freeze| repository.release(set, freeze).unwrap());
+    }
+    crate::store_support::back_up(&repository, "music", chunks(60, 5));
+    assert!(freezes(&repository, Look::Keep).is_empty());
+    assert_eq!(prune(&repository, &Keep::default()).obstacle, None);
+}
