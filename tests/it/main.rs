@@ -11,6 +11,7 @@ mod disk_faults;
 mod engine;
 mod fuzzing;
 mod heal;
+mod hostile_lists;
 mod hostile_manifest;
 mod model_based;
 mod old_stores;
