@@ -19,7 +19,7 @@
 //! | [`repository`] | all of that together |
 //! | [`rhythm`], [`stats`] | which backups are overdue, and what they take |
 //! | `needs_walk` | which chunks snapshots need, list by list |
-//! | [`recovery`] | what opening finds after a crash |
+//! | [`recovery`], `unusable` | what opening finds after a crash, and repositories that cannot be opened |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
 //! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
@@ -60,6 +60,7 @@ pub mod set_aside;
 pub mod shelf;
 pub mod stats;
 mod stream;
+mod unusable;
 pub mod verify;
 
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
@@ -84,6 +85,7 @@ pub use local_vault::LocalVault;
 pub use pack_writer::PackWriter;
 pub use recovery::RecoveryReport;
 pub use repository::Repository;
+pub use unusable::Unusable;
 
 /// `store.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,19 +113,10 @@ struct Inner {
     repositories: Mutex<Known>,
 }
 
-/// What keeps a repository from being used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
-    /// The file at fault, as far as it is one; its path in the store.
-    pub path: String,
-    /// What is wrong.
-    pub problem: String,
-}
-
 #[derive(Default)]
 struct Known {
     open: BTreeMap<RepositoryId, Arc<Repository>>,
-    /// Damaged; not tried again while this process lives. With what is wrong.
+    /// Damaged, with what is wrong; tried again when their files are others.
     unusable: BTreeMap<RepositoryId, Unusable>,
     /// Why some could not be opened the last time, when that was the disk's or the system's fault.
     failing: Vec<(RepositoryId, Error)>,
@@ -238,53 +231,18 @@ impl Store {
         self.inner.known().open.get(id).cloned()
     }
 
-    /// The same, for whom it matters why it is not there.
-    ///
-    /// # Errors
-    /// It is there, and the disk or the system does not let it be read at the moment.
-    pub fn find_repository(&self, id: &RepositoryId) -> Result<Option<Arc<Repository>>> {
-        if let Some(repository) = self.repository(id) {
-            return Ok(Some(repository));
-        }
-        let failing = &mut self.inner.known().failing;
-        match failing.iter().position(|(failing, _)| failing == id) {
-            Some(at) => Err(failing.swap_remove(at).1),
-            None => Ok(None),
-        }
-    }
-
-    /// Repositories that cannot be used.
-    pub fn unusable(&self) -> BTreeMap<RepositoryId, Unusable> {
-        self.inner.refresh();
-        self.inner.known().unusable.clone()
-    }
-
-    /// Mends files that keep repositories from being used, where one bit has flipped. Returns which, and what was wrong.
-    pub(crate) fn mend_unusable(&self) -> Result<Vec<(String, String)>> {
-        let mut mended = Vec::new();
-        for (id, unusable) in self.unusable() {
-            let path = self.inner.folder.join(&unusable.path);
-            let folder = self.inner.folder.join(REPOSITORIES).join(id.to_string());
-            let bytes = self.inner.disk.read(&path).ok().and_then(|bytes| mend::mend(&bytes));
-            let name = path.strip_prefix(&folder).ok().and_then(|name| layout::ObjectName::parse(name.to_str()?));
-            if let (Some(bytes), Some(name)) = (bytes, name) {
-                let (shelf, _) = FolderShelf::open_on(&self.inner.disk, &folder)?;
-                (self.inner.wrap)(shelf).put(&name, &bytes)?;
-                self.inner.known().unusable.remove(&id);
-                mended.push((unusable.path, unusable.problem));
-            }
-        }
-        Ok(mended)
-    }
-
     /// The repository that belongs to a device now; the one it came to own last, should there be several.
     pub fn owned_by(&self, owner: &Fingerprint) -> Option<Arc<Repository>> {
         newest_owned(self.repositories(), owner)
     }
 
     /// Makes a repository for a device, or returns the one it has.
+    ///
+    /// # Errors
+    /// One that may be this device's is here, and cannot be read, or is damaged.
     pub fn create_repository(&self, owner: Fingerprint, signer: &str, alias: Alias) -> Result<Arc<Repository>> {
         let inner = &self.inner;
+        self.mend_unusable()?;
         let _locked = Lock::exclusive(&inner.folder.join(STORE_LOCK))?;
         let mut known = inner.known();
         inner.scan(&mut known, &mut RecoveryReport::default())?;
@@ -295,6 +253,7 @@ impl Store {
             // It may be this device's own: a second one would hide its history.
             return Err(error);
         }
+        inner.check_unusable(&known, &owner)?;
         let id = RepositoryId::from_random(random::bytes());
         let at = inner.clock.now();
         let event = OwnerEvent::Create { fingerprint: owner, signer: signer.to_owned(), alias, at };
@@ -305,23 +264,6 @@ impl Store {
     /// its owner's fingerprint or of its own id (at least four digits). Former owners count, too.
     pub fn matching(&self, text: &str) -> Vec<Arc<Repository>> {
         self.repositories().into_iter().filter(|repository| repository.answers_to(text)).collect()
-    }
-}
-
-impl Unusable {
-    fn new(store: &Path, id: &RepositoryId, error: &Error) -> Self {
-        let folder = format!("{REPOSITORIES}/{id}");
-        let (name, problem) = match error {
-            Error::Damaged { name, problem } => (name.clone(), problem.clone()),
-            other => (String::new(), other.to_string()),
-        };
-        // Names of objects lie in the repository; files that are read by path name all of it.
-        let path = match Path::new(&name).strip_prefix(store) {
-            Ok(path) => path.display().to_string(),
-            Err(_) if name.is_empty() => folder,
-            Err(_) => format!("{folder}/{name}"),
-        };
-        Self { path, problem }
     }
 }
 
@@ -384,22 +326,25 @@ impl Inner {
         known.failing.clear();
         for (name, _) in self.disk.list(&all)? {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RepositoryId>().ok()) else { continue };
-            if known.open.contains_key(&id) || known.unusable.contains_key(&id) {
+            if known.open.contains_key(&id) || self.is_as_unusable_as_before(known, &id) {
                 continue;
             }
             match self.open(&all.join(name), id, report) {
                 Ok(repository) => {
+                    known.unusable.remove(&id);
                     known.open.extend(repository.map(|repository| (id, Arc::new(repository))));
                 }
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
                 // One bad repository does not hide the others.
                 Err(error) => {
-                    tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
                     report.unusable_repositories.push((id.to_string(), error.to_string()));
-                    if matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full) {
+                    let passing = matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full);
+                    if passing || self.remember_unusable(known, id, &error) {
+                        tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
+                    }
+                    if passing {
+                        known.unusable.remove(&id);
                         known.failing.push((id, error));
-                    } else {
-                        known.unusable.insert(id, Unusable::new(&self.folder, &id, &error));
                     }
                 }
             }

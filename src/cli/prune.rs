@@ -20,6 +20,9 @@ use crate::store::{Repository, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// Digits of a snapshot's id that are enough to name it.
+const MIN_PREFIX: usize = 8;
+
 /// Forget snapshots that the keep rules do not want, and free what nothing needs any more
 ///
 /// What is forgotten can be brought back with `undelete` for the trash days. Without keep rules nothing is forgotten; what broken-off
@@ -33,6 +36,10 @@ pub struct Args {
     /// Go on forgetting in a set in which that was stopped, after you have looked at the snapshots named there
     #[arg(long, value_name = "SET", conflicts_with = "dry_run")]
     release: Option<SetName>,
+    /// Let a snapshot go whose record was damaged and lies in quarantine, so that what is not needed can be thrown away again. Its
+    /// data goes with the next `prune`, for good
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["dry_run", "release"])]
+    give_up: Option<String>,
     /// Only show what would be done
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -51,6 +58,9 @@ pub async fn run(globals: &Globals, args: Args, output: &Output, shutdown: Shutd
     }
     if let Some(set) = &args.release {
         return release(&context, &policy, &store, set, output);
+    }
+    if let Some(snapshot) = &args.give_up {
+        return give_up(&policy, &store, snapshot, output);
     }
     let mut troubles = 0;
     for repository in policy.repositories(&store)? {
@@ -94,6 +104,33 @@ fn release(
     Ok(ExitStatus::Done)
 }
 
+/// A person has looked, and lets one snapshot go that nobody can read any more.
+fn give_up(policy: &Policy, store: &Store, text: &str, output: &Output) -> Result<ExitStatus, Error> {
+    let mut fitting = Vec::new();
+    for repository in policy.repositories(store)? {
+        let lost = repository.lost_records()?.into_iter();
+        fitting.extend(lost.map(|lost| (repository.clone(), lost)));
+    }
+    let text = text.to_lowercase();
+    fitting.retain(|(_, lost)| text.len() >= MIN_PREFIX && lost.id.to_string().starts_with(&text));
+    let [(repository, lost)] = &fitting[..] else {
+        let problem = match fitting.len() {
+            0 => format!("no snapshot `{text}` has its record in quarantine"),
+            count => format!("`{text}` may be any of {count} snapshots"),
+        };
+        return Err(Error::usage(problem, "`lan-backup prune --dry-run` names the one that stands in the way"));
+    };
+    repository.give_up(lost)?;
+    output.event("gave-up", json!({ "alias": repository.alias(), "snapshot": lost.id, "sequence": lost.sequence }));
+    output.say(&format!(
+        "{}: snapshot {} (number {} of its set) is given up; the next `prune` throws away what only it needs",
+        repository.alias(),
+        lost.id.short(),
+        lost.sequence
+    ));
+    Ok(ExitStatus::Done)
+}
+
 /// Whether nothing stood in the way.
 fn one(
     repository: &Arc<Repository>,
@@ -118,14 +155,12 @@ fn one(
         None => Ok(true),
         Some(Obstacle::Stopped) => Err(Error::Stopped),
         Some(obstacle) => {
-            output.event("obstacle", json!({ "alias": alias, "problem": obstacle.to_string() }));
+            let hint = obstacle.hint();
+            output.event("obstacle", json!({ "alias": alias, "problem": obstacle.to_string(), "hint": hint }));
             output.talk(&format!("{alias}: {obstacle}"));
-            output.talk(match obstacle {
-                Obstacle::Clock { .. } => {
-                    "hint: set the clock right; if it is right now, `lan-backup prune --release SET` for each set"
-                }
-                _ => "hint: `lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has",
-            });
+            if let Some(hint) = hint {
+                output.talk(&format!("hint: {hint}"));
+            }
             Ok(false)
         }
     }

@@ -119,6 +119,7 @@ pub fn show_one(repaired: &Repaired, output: &Output) {
     let (fate, to, saved, lost) = match &repaired.fate {
         Fate::Whole => ("whole", None, 0, 0),
         Fate::Mended => ("mended", None, 0, 0),
+        Fate::NewReceipt { .. } => ("new-receipt", None, 0, 0),
         Fate::SetAside { to, saved_chunks, lost_chunks } => ("set-aside", Some(to), *saved_chunks, *lost_chunks),
     };
     output.event(
@@ -131,6 +132,9 @@ pub fn show_one(repaired: &Repaired, output: &Output) {
     output.line(&match &repaired.fate {
         Fate::Whole => format!("whole: {path}: read again, it is right"),
         Fate::Mended => format!("mended: {path}: {problem}; nothing is lost"),
+        Fate::NewReceipt { received_at } => format!(
+            "mended: {path}: {problem}; nothing but the time at which it came is lost: it counts as having come at {received_at}, which is not too early"
+        ),
         Fate::SetAside { to, saved_chunks, lost_chunks } => {
             format!("set aside: {path}: {problem}; {saved_chunks} chunks saved, {lost_chunks} lost; it lies in {to}")
         }

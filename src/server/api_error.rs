@@ -114,6 +114,12 @@ impl ApiError {
         self
     }
 
+    /// Says it in other words.
+    pub(crate) fn saying(mut self, message: impl Into<String>) -> Self {
+        self.body.message = message.into();
+        self
+    }
+
     /// Adds what the log shall say.
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());

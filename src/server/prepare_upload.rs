@@ -87,6 +87,13 @@ fn repository_of(
     };
     // One that cannot be read for the moment is not gone: its owner must not begin another history.
     let found = shared.store()?.find_repository(&wanted).map_err(|error| {
+        if error.is_damage() {
+            return ApiError::from(error)
+                .saying(
+                    "the repository of this device is there, and a file of it is damaged, so that it cannot be used",
+                )
+                .hint("run `lan-backup repair` on the receiving device; nothing of what was backed up is given up");
+        }
         ApiError::busy("the repository cannot be read at the moment")
             .hint("try again later; should it stay so, look at the disk of the receiving device, and at its log")
             .caused_by(error)

@@ -92,6 +92,18 @@ impl ForgottenMarks {
         Ok(self.shelf.put(&layout::released_mark(id, now), seal(&json).as_bytes())?)
     }
 
+    /// When a person gave up snapshots whose records lie aside.
+    pub(crate) fn given_up(&self) -> Result<HashMap<SnapshotId, Timestamp>> {
+        let names = self.shelf.list(&layout::given_up())?;
+        Ok(names.iter().filter_map(layout::timed_parts).map(|(when, id)| (id, when)).collect())
+    }
+
+    /// Writes down that a person gives up a snapshot whose record lies aside; durable when it returns.
+    pub(crate) fn give_up(&self, id: &SnapshotId, now: Timestamp) -> Result<()> {
+        let json = serde_json::json!({ "record": id, "when": now }).to_string();
+        Ok(self.shelf.put(&layout::given_up_mark(id, now), seal(&json).as_bytes())?)
+    }
+
     /// One mark, read from the disk.
     pub(crate) fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
         let object = match self.shelf.open(name) {

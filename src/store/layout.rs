@@ -215,6 +215,16 @@ pub fn released_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
     ObjectName::made(format!("released/{:012}-{id}", when.as_second().max(0)))
 }
 
+/// All snapshots whose record lies aside and that a person has given up.
+pub fn given_up() -> ObjectName {
+    ObjectName::made("given-up".to_owned())
+}
+
+/// That a person has given up one of them.
+pub fn given_up_mark(id: &SnapshotId, when: Timestamp) -> ObjectName {
+    ObjectName::made(format!("given-up/{:012}-{id}", when.as_second().max(0)))
+}
+
 /// Time and snapshot behind the name of a mark of any kind.
 pub fn timed_parts(name: &ObjectName) -> Option<(Timestamp, SnapshotId)> {
     let (when, id) = name.last().split_once('-')?;

@@ -77,6 +77,15 @@ pub enum Obstacle {
         /// What is wrong with it.
         problem: String,
     },
+    /// A record that cannot be read was set aside, so what its snapshot needs is not known.
+    SetAside {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// Its place in the chain.
+        sequence: u64,
+        /// Where the record lay.
+        name: String,
+    },
     /// The lists of a snapshot that is kept cannot be read.
     Snapshot {
         /// Which.
@@ -97,6 +106,27 @@ pub enum Obstacle {
     Stopped,
 }
 
+impl Obstacle {
+    /// What a person can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stopped => None,
+            Self::Clock { .. } => Some(
+                "set the clock right; if it is right now, `lan-backup prune --release SET` for each set".to_owned(),
+            ),
+            Self::SetAside { id, name, .. } => Some(format!(
+                "if another copy of this store has `{name}`, put that file in its place; if not, and that snapshot need not be kept, \
+                 `lan-backup prune --give-up {}` lets go of what only it needs",
+                id.short()
+            )),
+            Self::Record { .. } | Self::Snapshot { .. } => Some(
+                "`lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,6 +136,11 @@ impl fmt::Display for Obstacle {
                     "a record cannot be read ({name}: {problem}), so nobody knows what its snapshot needs: nothing was thrown away"
                 )
             }
+            Self::SetAside { id, sequence, .. } => write!(
+                f,
+                "the record of snapshot {} (number {sequence} of its set) was damaged and lies in `quarantine`, so nobody knows what that snapshot needs: nothing was thrown away",
+                id.short()
+            ),
             Self::Snapshot { id, set, sequence } => write!(
                 f,
                 "the lists of snapshot {} (number {sequence} of set `{set}`) are damaged, so nobody knows what it needs: nothing was thrown away",

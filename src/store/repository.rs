@@ -99,13 +99,13 @@ impl Repository {
         if owners.is_foreign() {
             report.foreign_owner_logs.push(id);
         }
+        let copied_from = Mutex::new(copies::load(&*shelf)?);
         let (index, reconciled) = Index::open(folder, Arc::clone(&shelf))?;
         report.add_index(reconciled);
         let records = Records::new(id, Arc::clone(&shelf));
         let bad = records.all()?.bad;
         report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
         let forgotten = ForgottenMarks::new(Arc::clone(&shelf));
-        let copied_from = Mutex::new(copies::load(&*shelf)?);
         let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
         Ok(Self {
             config,

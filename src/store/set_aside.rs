@@ -7,17 +7,21 @@
 //! A pack of which nothing is lost (its trailer or a header was hit, which stand there twice) is written anew under its own name,
 //! which is the hash of everything in it.
 
-use crate::model::{Block, ChunkId, PackId};
+use crate::model::{Block, ChunkId, Forgotten, PackId, Receipt, Record, SignedRecord, SnapshotId};
 use crate::platform::lock::Lock;
+use crate::signer;
 use crate::store::error::{Error, Result};
 use crate::store::index::IndexedPack;
 use crate::store::layout::{self, ObjectName, PACK_MAGIC};
 use crate::store::mend::mend;
 use crate::store::pack::{PackedBlock, Trailer};
 use crate::store::pack_look;
+use crate::store::records::All;
 use crate::store::repository::Repository;
 use crate::store::shelf::{Draft, Shelf};
-use std::collections::BTreeSet;
+use crate::store::verify::small;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeSet, HashMap};
 
 /// What became of a damaged file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,11 @@ pub enum Fate {
     Whole,
     /// It is as it was: nothing is lost.
     Mended,
+    /// Of a record the receipt was damaged, and nothing else: it has a new one.
+    NewReceipt {
+        /// The latest time at which it can have come.
+        received_at: Timestamp,
+    },
     /// It lies there now, and so many chunks of it live on in a new pack.
     SetAside {
         /// Its name in the repository.
@@ -35,6 +44,24 @@ pub enum Fate {
         /// Chunks that are lost with it.
         lost_chunks: u64,
     },
+}
+
+/// A snapshot whose record lies aside: what it needs is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRecord {
+    /// Which.
+    pub id: SnapshotId,
+    /// Its place in the chain of its set.
+    pub sequence: u64,
+    /// Where its record lay in the repository.
+    pub name: ObjectName,
+}
+
+/// A record that gets another receipt.
+struct Renewed {
+    record: Record,
+    signed: SignedRecord,
+    receipt: Receipt,
 }
 
 /// A pack that is made of what is good of another.
@@ -121,18 +148,93 @@ impl Repository {
         if self.records.load(name).is_ok() {
             return Ok(Fate::Whole);
         }
-        let mended = shelf.get(name).ok().and_then(|bytes| mend(&bytes));
-        if let Some(bytes) = mended {
+        let bytes = shelf.get(name).ok();
+        if let Some(bytes) = bytes.as_deref().and_then(mend) {
             shelf.put(name, &bytes)?;
             if self.records.load(name).is_ok() {
                 tracing::warn!(%name, "a record had a flipped bit; it is whole again");
                 return Ok(Fate::Mended);
             }
         }
+        if let Some(bytes) = bytes
+            && let Some(Renewed { record, signed, receipt }) = self.with_new_receipt(name, &bytes)?
+        {
+            // What the damaged one says is kept; the name never stands for nothing.
+            shelf.put(&self.free_name(name)?, &bytes)?;
+            let received_at = receipt.received_at;
+            self.records.save(record, signed, receipt)?;
+            tracing::warn!(%name, %received_at, "the receipt of a record was damaged; it has a new one");
+            return Ok(Fate::NewReceipt { received_at });
+        }
         let to = self.move_aside(name)?;
         tracing::error!(%name, %to, "a damaged record was set aside");
         self.worry();
         Ok(Fate::SetAside { to: to.to_string(), saved_chunks: 0, lost_chunks: 0 })
+    }
+
+    /// A record whose text and signature are whole and whose receipt is not, with a new receipt. When it came is known within bounds only: the
+    /// latest time that fits, so that no rule lets it go too early.
+    fn with_new_receipt(&self, name: &ObjectName, bytes: &[u8]) -> Result<Option<Renewed>> {
+        let mut lines = bytes.split(|byte| *byte == b'\n').map(std::str::from_utf8);
+        let (Some(Ok(record)), Some(Ok(signature))) = (lines.next(), lines.next()) else { return Ok(None) };
+        let signed = SignedRecord { record: record.to_owned(), signature: signature.to_owned() };
+        let Ok(record) = self.check_record(&signed) else { return Ok(None) };
+        let id = signer::snapshot_id(&signed);
+        if layout::record(&record.set, record.sequence, &id) != *name {
+            return Ok(None);
+        }
+        let signer = self.owner_log().into_iter().find(|event| event.signer() == record.signer);
+        let from = self.copied_from().or(signer.map(|event| event.fingerprint())).unwrap_or_else(|| self.owner());
+        let good = self.records.all()?.good;
+        let mut chain = good.iter().filter(|kept| kept.record.set == record.set);
+        let after = chain.find(|kept| kept.record.sequence > record.sequence);
+        let Some(after) = after.map(|kept| kept.info.receipt.received_at) else {
+            // The newest of its set: it counts as having come now.
+            return Ok(Some(Renewed { receipt: self.receipt(id, from)?, record, signed }));
+        };
+        let before = good.iter().rfind(|kept| kept.record.set == record.set && kept.record.sequence < record.sequence);
+        let latest = after.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MIN);
+        let received_at = before.map_or(latest, |before| latest.max(before.info.receipt.received_at));
+        Ok(Some(Renewed { receipt: Receipt { record: id, received_at, from }, record, signed }))
+    }
+
+    /// Records that lie aside, have no good successor of their name, and belong to snapshots that are not given up: what these need is
+    /// not known. `all` must have been listed before.
+    pub(crate) fn unknown_needs(
+        &self,
+        all: &All,
+        forgotten: &HashMap<SnapshotId, Forgotten>,
+        now: Timestamp,
+    ) -> Result<Vec<LostRecord>> {
+        let aside = small::set_aside(self)?;
+        if aside.is_empty() {
+            return Ok(Vec::new());
+        }
+        let given_up = self.forgotten.given_up()?;
+        let is_open = |id: &SnapshotId| {
+            let over = forgotten.get(id).is_some_and(|mark| mark.until <= now);
+            all.find(id).is_none() && !given_up.contains_key(id) && !over
+        };
+        let open = aside.into_iter().filter(|(id, _)| is_open(id));
+        let mut open: Vec<_> = open.map(|(id, (sequence, name))| LostRecord { id, sequence, name }).collect();
+        open.sort_by_key(|lost| (lost.sequence, lost.id));
+        Ok(open)
+    }
+
+    /// Snapshots whose records lie aside, and that keep everything here from being thrown away.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn lost_records(&self) -> Result<Vec<LostRecord>> {
+        self.unknown_needs(&self.records.all()?, &self.forgotten.all()?, self.packs.clock.now())
+    }
+
+    /// A person lets a snapshot go whose record lies aside: what only it needs may be thrown away.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn give_up(&self, lost: &LostRecord) -> Result<()> {
+        self.forgotten.give_up(&lost.id, self.packs.clock.now())
     }
 
     /// Sets all records aside that are damaged for certain. Returns how many could not be mended.
@@ -155,11 +257,16 @@ impl Repository {
     }
 
     fn move_aside(&self, name: &ObjectName) -> Result<ObjectName> {
+        let to = self.free_name(name)?;
+        self.packs.shelf.rename(name, &to)?;
+        Ok(to)
+    }
+
+    /// A name in the quarantine that nothing has.
+    fn free_name(&self, name: &ObjectName) -> Result<ObjectName> {
         let shelf = &*self.packs.shelf;
         let taken: BTreeSet<ObjectName> = shelf.list(&layout::quarantine())?.into_iter().collect();
         let free = (0..u32::MAX).map(|copy| layout::quarantined(name, copy)).find(|to| !taken.contains(to));
-        let to = free.ok_or(Error::Closed)?;
-        shelf.rename(name, &to)?;
-        Ok(to)
+        free.ok_or(Error::Closed)
     }
 }

@@ -1,7 +1,7 @@
 //! The brake: what looks like malware, or like a wrong clock, stops forgetting until a person has looked.
 
 use crate::prune::{chunks, id, options, prune, put_missing, store_now};
-use crate::store_support::{Made, OWNER, assert_whole, files, noise};
+use crate::store_support::{Made, OWNER, assert_whole, files, noise, receiver_key};
 use bytes::Bytes;
 use jiff::SignedDuration;
 use lan_backup::model::{Keep, SetName};
@@ -158,4 +158,89 @@ fn without_what_was_seen_of_the_clock_a_jump_makes_everything_old() {
     clock.set(clock.now() + SignedDuration::from_hours(24 * 400));
     let report = prune(&repository, &newest());
     assert!(report.forgotten.len() as u64 + report.thrown_away.packs > 0, "{report:?}");
+}
+
+#[test]
+fn that_there_are_few_files_is_only_said_and_many_bytes_are_looked_at_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    let image = |seed: u64| (0..10).map(|n| noise(seed * 100 + n, 200_000)).collect::<Vec<_>>();
+    back_up(&repository, image(1), 1, 0);
+    let attack = back_up(&repository, image(2), 1, 0);
+    clock.advance(30 * DAY);
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    let frozen = freezes(&repository, Look::Known).remove(&set()).unwrap();
+    assert!(matches!(&frozen[..], [Freeze::Bytes { id: found, .. }] if *found == id(&attack)), "{frozen:?}");
+}
+
+#[test]
+fn what_goes_in_two_small_steps_within_a_week_is_seen_beside_the_snapshot_from_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    let (old, new) = (chunks(1, 31), chunks(2, 31));
+    let first = back_up(&repository, old.clone(), 31, 0);
+    clock.advance(8 * DAY);
+    // Nothing is gone: what came is beside what was there.
+    back_up(&repository, [old, new.clone()].concat(), 62, 0);
+    clock.advance(DAY);
+    assert!(freezes(&repository, Look::Keep).is_empty());
+    // And of that just half is gone.
+    let second = back_up(&repository, new.clone(), 31, 0);
+    for _ in 0..2 {
+        let frozen = freezes(&repository, Look::Keep).remove(&set()).unwrap();
+        let [Freeze::Bytes { id: found, rewrite }] = &frozen[..] else { panic!("{frozen:?}") };
+        assert_eq!((*found, rewrite.since), (id(&second), Some(id(&first))));
+        assert!(rewrite.lost > rewrite.before * 9 / 10);
+        let (told, hint) = (frozen[0].to_string(), frozen[0].hint("documents"));
+        assert!(told.contains("a week before it"), "{told}");
+        assert!(hint.contains(&id(&first).short()), "{hint}");
+        // What comes after it is compared with what came since.
+        clock.advance(DAY);
+        back_up(&repository, new.clone(), 31, 0);
+    }
+    clock.advance(30 * DAY);
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 0);
+    let frozen = freezes(&repository, Look::Known).remove(&set()).unwrap();
+    assert_eq!(frozen.len(), 1);
+    repository.release(&set(), &frozen[0]).unwrap();
+    assert_eq!(prune(&repository, &newest()).forgotten.len(), 4);
+}
+
+#[test]
+fn another_record_in_the_place_of_one_that_was_set_aside_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository, clock) = store_now(folder.path());
+    back_up(&repository, chunks(1, 31), 31, 0);
+    back_up(&repository, [chunks(1, 31), chunks(3, 1)].concat(), 32, 0);
+    assert!(freezes(&repository, Look::Keep).is_empty());
+    let records = files(folder.path()).into_iter().filter(|path| path.to_string_lossy().contains("/records/"));
+    let newest = records.max().unwrap();
+    std::fs::write(&newest, vec![0; 500]).unwrap();
+    drop((repository, store));
+    let (store, _) = lan_backup::store::Store::open_or_create(folder.path(), clock, receiver_key()).unwrap();
+    let repository = store.owned_by(&OWNER).unwrap();
+    assert_eq!(repository.set_damaged_records_aside().unwrap(), 1);
+    let attack = back_up(&repository, chunks(2, 31), 31, 0);
+    assert_eq!(attack.record.sequence, 2);
+    let frozen = freezes(&repository, Look::Keep).remove(&set()).unwrap();
+    assert!(matches!(&frozen[..], [Freeze::Bytes { id: found, .. }] if *found == id(&attack)), "{frozen:?}");
+}
+
+#[test]
+fn a_jump_that_was_released_for_every_set_stops_no_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    looked_at(&repository, &clock);
+    let pictures: SetName = "pictures".parse().unwrap();
+    crate::store_support::back_up(&repository, "pictures", chunks(50, 5));
+    clock.set(clock.now() + SignedDuration::from_hours(24 * 400));
+    assert_eq!(freezes(&repository, Look::Keep).len(), 2);
+    for (released, set) in [&set(), &pictures].into_iter().enumerate() {
+        let frozen = freezes(&repository, Look::Known);
+        assert_eq!(frozen.len(), 2 - released);
+        frozen[set].iter().for_each(|freeze| repository.release(set, freeze).unwrap());
+    }
+    crate::store_support::back_up(&repository, "music", chunks(60, 5));
+    assert!(freezes(&repository, Look::Keep).is_empty());
+    assert_eq!(prune(&repository, &Keep::default()).obstacle, None);
 }

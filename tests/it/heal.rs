@@ -119,7 +119,7 @@ async fn whatever_bit_is_flipped_repair_and_one_backup_make_the_newest_tree_whol
                 mended += 1;
             }
             Fate::SetAside { .. } => aside += 1,
-            Fate::Whole => panic!("round {round}: {report:#?}"),
+            Fate::Whole | Fate::NewReceipt { .. } => panic!("round {round}: {report:#?}"),
         }
         bench.back_up(&vault(&store)).await.unwrap();
         assert!(restored(&store, &bench).await.is_empty(), "round {round}");
@@ -203,6 +203,37 @@ fn a_record_beyond_mending_is_set_aside_its_set_goes_on_and_its_source_can_bring
     // And a source that has it no more goes on from the one before.
     let third = back_up(&repository, "documents", vec![noise(3, 500)]);
     assert_eq!(third.record.sequence, 3);
+}
+
+#[test]
+fn a_record_of_which_only_the_receipt_is_damaged_gets_a_new_one_that_is_not_too_early() {
+    let folder = scratch();
+    let (store, repository) = new_repository(folder.path());
+    let made: Vec<_> = (0..3).map(|n| back_up(&repository, "documents", vec![noise(n, 500)])).collect();
+    let came = |repository: &lan_backup::store::Repository| -> Vec<_> {
+        repository.snapshots().unwrap().iter().map(|info| info.receipt.received_at).collect()
+    };
+    let before = came(&repository);
+    drop((repository, store));
+    // One in the middle and the newest, hit so that it is no text any more.
+    for (record, newest) in below(folder.path(), "records")[1..].iter().zip([false, true]) {
+        let whole = fs::read(record).unwrap();
+        let receipt = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).unwrap().0 + 1;
+        flip(record, (receipt as u64 + 20) * 8 + 7);
+        flip(record, (receipt as u64 + 150) * 8 + 1);
+        let (store, _) = open(folder.path());
+        let report = mend(&store);
+        assert!(matches!(report.repaired[0].fate, Fate::NewReceipt { .. }) && report.is_whole(), "{report:#?}");
+        let repository = store.repositories().pop().unwrap();
+        let now = came(&repository);
+        assert!(now.is_sorted() && before.iter().zip(&now).all(|(before, now)| before <= now), "{before:?} {now:?}");
+        assert!(newest || now[2] == before[2], "{before:?} {now:?}");
+        for made in &made {
+            assert_whole(&repository, made);
+        }
+        assert!(look(&store, Share::All).is_clean());
+    }
+    assert_eq!(below(folder.path(), "quarantine").len(), 2, "what they said is kept");
 }
 
 #[test]

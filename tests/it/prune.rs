@@ -318,6 +318,46 @@ fn nothing_is_thrown_away_while_it_is_not_known_what_a_snapshot_needs() {
 }
 
 #[test]
+fn what_a_record_that_was_set_aside_needs_stays_until_a_person_gives_it_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository, clock) = store_now(folder.path());
+    let old = back_up(&repository, "documents", chunks(1, 40));
+    let new = back_up(&repository, "documents", chunks(2, 40));
+    clock.advance(8 * DAY);
+    let record = files(folder.path()).into_iter().find(|path| path.to_string_lossy().contains("/records/")).unwrap();
+    let good = std::fs::read(&record).unwrap();
+    let mut torn = good.clone();
+    torn[100..200].fill(0);
+    std::fs::write(&record, torn).unwrap();
+    drop((store, repository));
+    let (store, _) = Store::open_or_create(folder.path(), clock.clone(), receiver_key()).unwrap();
+    let repository = store.owned_by(&OWNER).unwrap();
+    // It goes aside by itself: by the daily look, or when its source calls.
+    assert_eq!(repository.set_damaged_records_aside().unwrap(), 1);
+    assert!(!record.exists());
+    for _ in 0..4 {
+        let report = prune(&repository, &Keep::default());
+        assert_eq!((report.thrown_away.packs, report.deleted.packs), (0, 0));
+        let obstacle = report.obstacle.unwrap();
+        let (told, hint) = (obstacle.to_string(), obstacle.hint().unwrap());
+        assert!(told.contains("quarantine") && told.contains("nothing was thrown away"), "{told}");
+        assert!(hint.contains(&format!("prune --give-up {}", id(&old).short())), "{hint}");
+        clock.advance(8 * DAY);
+    }
+    // Put back from elsewhere, it is whole.
+    std::fs::write(&record, good).unwrap();
+    assert_eq!(prune(&repository, &Keep::default()).obstacle, None);
+    assert_whole(&repository, &old);
+    std::fs::remove_file(&record).unwrap();
+    let [lost] = &repository.lost_records().unwrap()[..] else { panic!("one is lost") };
+    assert_eq!((lost.id, lost.sequence), (id(&old), 1));
+    repository.give_up(lost).unwrap();
+    let report = prune(&repository, &Keep::default());
+    assert_eq!((report.obstacle, report.thrown_away.packs > 0), (None, true));
+    assert_whole(&repository, &new);
+}
+
+#[test]
 fn one_prunes_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let (_store, repository, _clock) = store_now(folder.path());

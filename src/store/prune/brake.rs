@@ -18,14 +18,19 @@ pub const LOST_PERCENT: u64 = 50;
 pub const REWRITTEN_PERCENT: u64 = 70;
 /// Of so few files nothing is said: whoever keeps two files and deletes one is not attacked.
 const FEW_FILES: u64 = 10;
+/// How many files there are, a source says, and what it says is not checked: so that holds only for so few bytes, which were measured here.
+const FEW_BYTES: u64 = 1 << 20;
 
-/// What a snapshot has rewritten of the one before.
+/// What a snapshot has rewritten of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewrite {
-    /// Bytes that the one before needed, its list left out.
+    /// Bytes that the earlier one needed, its list left out.
     pub before: u64,
     /// How many of them it does not need any more.
     pub lost: u64,
+    /// The earlier one, when that is not the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<SnapshotId>,
 }
 
 /// Why nothing of a set is forgotten.
@@ -103,6 +108,10 @@ impl Freeze {
             Self::Clock { .. } | Self::Jump { .. } => {
                 format!("set the clock right; if it is right now, `lan-backup prune --release {set}`")
             }
+            Self::Bytes { rewrite: Rewrite { since: Some(since), .. }, .. } => format!(
+                "if that was meant, `lan-backup prune --release {set}`; if not, restore {}, which is kept",
+                since.short()
+            ),
             _ => format!(
                 "if that was meant, `lan-backup prune --release {set}`; if not, restore the one before it, which is kept"
             ),
@@ -116,12 +125,14 @@ impl fmt::Display for Freeze {
             Self::Lost { id, before, lost } => {
                 write!(f, "snapshot {} lacks {lost} of the {before} files that were there before it", id.short())
             }
-            Self::Bytes { id, rewrite: Rewrite { before, lost } } => write!(
-                f,
-                "snapshot {} has rewritten {} % of the bytes that were there before it",
-                id.short(),
-                lost.saturating_mul(100) / before.max(&1)
-            ),
+            Self::Bytes { id, rewrite: Rewrite { before, lost, since } } => {
+                let percent = lost.saturating_mul(100) / before.max(&1);
+                write!(f, "snapshot {} has rewritten {percent} % of the bytes that were there ", id.short())?;
+                match since {
+                    None => f.write_str("before it"),
+                    Some(since) => write!(f, "a week before it, in snapshot {}", since.short()),
+                }
+            }
             Self::Rewritten { id, before, changed } => write!(
                 f,
                 "in snapshot {} {changed} of the {before} files that were there before it have other content",
@@ -150,12 +161,15 @@ pub fn look(
 ) -> Option<Freeze> {
     let files = before.files;
     let lost = changes.deleted_files.max(files.saturating_sub(totals.files));
-    if files < FEW_FILES {
-        None
-    } else if more_than(lost, files, LOST_PERCENT) {
+    let few = files < FEW_FILES;
+    if !few && more_than(lost, files, LOST_PERCENT) {
         Some(Freeze::Lost { id, before: files, lost })
-    } else if let Some(rewrite) = rewrite.filter(is_rewritten) {
+    } else if let Some(rewrite) =
+        rewrite.filter(|rewrite| is_rewritten(rewrite) && (!few || rewrite.before >= FEW_BYTES))
+    {
         Some(Freeze::Bytes { id, rewrite })
+    } else if few {
+        None
     } else if more_than(changes.changed_files, files, REWRITTEN_PERCENT) {
         Some(Freeze::Rewritten { id, before: files, changed: changes.changed_files })
     } else {
@@ -204,10 +218,15 @@ mod tests {
         assert_eq!(look(100, 0, 71, None), Some(Freeze::Rewritten { id, before: 100, changed: 71 }));
         assert_eq!(look(9, 9, 9, None), None);
         // One large file among many small ones is most of the bytes.
-        let (less, more) = (Rewrite { before: 1000, lost: 700 }, Rewrite { before: 1000, lost: 701 });
+        let rewrite = |before, lost| Rewrite { before, lost, since: None };
+        let (less, more) = (rewrite(1000, 700), rewrite(1000, 701));
         assert_eq!(look(100, 0, 1, Some(less)), None);
         assert_eq!(look(100, 0, 1, Some(more)), Some(Freeze::Bytes { id, rewrite: more }));
         assert_eq!(look(9, 0, 1, Some(more)), None);
+        // That there are few files is only said.
+        let large = rewrite(FEW_BYTES, FEW_BYTES / 100 * 71);
+        assert_eq!(look(0, 0, 0, Some(large)), Some(Freeze::Bytes { id, rewrite: large }));
+        assert_eq!(look(0, 0, 0, Some(rewrite(FEW_BYTES - 1, FEW_BYTES - 1))), None);
         assert!(look(u64::MAX, u64::MAX, 0, None).is_some(), "numbers that no device has overflow nothing");
     }
 

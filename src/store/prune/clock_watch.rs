@@ -124,11 +124,13 @@ impl ClockWatch {
         Ok(watch)
     }
 
-    /// A person says that the clock is right, as far as a set is concerned.
-    pub(crate) fn release(mut self, shelf: &dyn Shelf, set: &SetName) -> Result<()> {
+    /// A person says that the clock is right, as far as a set is concerned. Once that holds for `all` there are, the jump is settled: a set
+    /// that begins later has nothing to do with it.
+    pub(crate) fn release(mut self, shelf: &dyn Shelf, set: &SetName, all: &BTreeSet<SetName>) -> Result<()> {
         if let Some(jump) = &mut self.jump {
             jump.released.insert(set.clone());
         }
+        self.jump.take_if(|jump| all.is_subset(&jump.released));
         self.save(shelf)
     }
 

@@ -73,7 +73,10 @@ impl Repository {
     pub fn release(&self, set: &SetName, freeze: &Freeze) -> Result<()> {
         let shelf = &*self.packs.shelf;
         match freeze {
-            Freeze::Jump { .. } => ClockWatch::look(shelf, &*self.packs.clock)?.release(shelf, set),
+            Freeze::Jump { .. } => {
+                let all = self.records.all()?.good.iter().map(|kept| kept.record.set.clone()).collect();
+                ClockWatch::look(shelf, &*self.packs.clock)?.release(shelf, set, &all)
+            }
             _ => self.forgotten.release(&freeze.snapshot(), self.packs.clock.now()),
         }
     }

@@ -5,34 +5,46 @@
 //! byte beside it, in a table with room for 1.8 million when there are a million), and only while there is something to measure. An
 //! id that lies across two chunks of the refs is left out: one in thousands.
 //!
+//! Each is compared with the one before it, and with the newest that came a week or more before it: until then the floor keeps what was there, and
+//! what goes in two steps within that time, each of them small, is seen all the same. After one that was found to rewrite too much, only
+//! what came since counts.
+//!
 //! A pair of snapshots is measured once; what was found is kept in one small sealed object. Whoever deletes that has it measured again,
 //! as long as both are there: and what was found too much keeps the one before it from going.
 
 use crate::model::{ChunkId, Record, SetName, SnapshotId, Stream};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
+use crate::store::lists::{self, Found};
 use crate::store::needs_walk::{FirstBytes, ShortId, short};
 use crate::store::pack::Trailer;
 use crate::store::packs::{Packs, PlainReader};
 use crate::store::prune::brake::{self, Rewrite};
 use crate::store::records::Kept;
+use crate::store::retention::FLOOR_DAYS;
 use crate::store::sealed;
 use crate::store::shelf::Shelf;
 use bytes::Bytes;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 const ID: usize = ChunkId::LENGTH;
+/// What is as old as this is not kept by the floor any more.
+const FLOOR: SignedDuration = SignedDuration::from_hours(24 * FLOOR_DAYS);
+
+type ShortIds = HashSet<ShortId, BuildHasherDefault<FirstBytes>>;
 
 /// What was measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BrakeState {
     format: u32,
-    /// The newest snapshot of each set that was compared with the one before it.
-    measured: BTreeMap<SetName, u64>,
+    /// The newest snapshot of each set that was compared with those before it.
+    #[serde(default)]
+    heads: BTreeMap<SetName, SnapshotId>,
     /// Those that have rewritten too much.
     rewritten: BTreeMap<SnapshotId, Rewrite>,
 }
@@ -70,34 +82,62 @@ impl BrakeState {
         let mut new = false;
         for chain in good.chunk_by(|one, next| one.record.set == next.record.set) {
             let set = &chain[0].record.set;
-            let measured = self.measured.get(set).copied().unwrap_or(0);
-            let newest = chain.last().map_or(0, |kept| kept.record.sequence);
-            if newest <= measured {
+            let Some(newest) = chain.last().map(|kept| kept.info.id) else { continue };
+            // One that was set aside, and has another in its place, is not taken for that.
+            let head = self.heads.get(set);
+            let measured = head.and_then(|head| chain.iter().rposition(|kept| kept.info.id == *head));
+            let begin = measured.unwrap_or(0);
+            if measured.is_some_and(|at| at + 1 == chain.len()) {
                 continue;
             }
-            let begin = chain.iter().rposition(|kept| kept.record.sequence <= measured).unwrap_or(0);
-            let chain = &chain[begin..];
             if chain.len() > 1 {
                 let contents = match &mut contents {
                     Some(contents) => contents,
                     none => none.insert(Contents::new(packs)?),
                 };
                 contents.clear();
-                for kept in chain {
+                for (at, kept) in chain.iter().enumerate().skip(begin) {
                     if stopped() {
                         return Ok(new);
                     }
                     if gone(&kept.info.id) {
                         contents.clear();
-                    } else if let Some(rewrite) = contents.advance(&kept.record)?.filter(Rewrite::is_too_much) {
+                        continue;
+                    }
+                    let mut found = contents.advance(&kept.record)?.filter(Rewrite::is_too_much);
+                    if found.is_none()
+                        && at > begin
+                        && let Some(before) = self.week_before(chain, at, gone)
+                    {
+                        // To it and back again: what they share is not read.
+                        contents.advance(&before.record)?;
+                        let rewrite = contents.advance(&kept.record)?.filter(Rewrite::is_too_much);
+                        found = rewrite.map(|rewrite| Rewrite { since: Some(before.info.id), ..rewrite });
+                    }
+                    if let Some(rewrite) = found {
                         self.rewritten.insert(kept.info.id, rewrite);
                     }
                 }
             }
-            self.measured.insert(set.clone(), newest);
+            self.heads.insert(set.clone(), newest);
             new = true;
         }
         Ok(new)
+    }
+
+    /// The newest snapshot that came as long before the one at `at` as the floor is, unless that is the one before it. None that is older than
+    /// one that has rewritten too much: a person has looked at that, or will.
+    fn week_before<'a>(
+        &self,
+        chain: &'a [Arc<Kept>],
+        at: usize,
+        gone: &dyn Fn(&SnapshotId) -> bool,
+    ) -> Option<&'a Arc<Kept>> {
+        let latest = chain[at].info.receipt.received_at.saturating_sub(FLOOR).ok()?;
+        let alarm = chain[..at].iter().rposition(|kept| self.rewritten.contains_key(&kept.info.id)).unwrap_or(0);
+        let is_older = |kept: &&Arc<Kept>| kept.info.receipt.received_at <= latest && !gone(&kept.info.id);
+        let found = chain[alarm..at].iter().rposition(|kept| is_older(&kept))?;
+        (alarm + found + 1 < at).then(|| &chain[alarm + found])
     }
 }
 
@@ -109,7 +149,7 @@ struct Contents<'a> {
     /// The chunks of the refs, and how many bytes of the first id lie before each; `None` before the first snapshot.
     leaves: Option<HashSet<(ChunkId, u8)>>,
     /// The chunks of the list of entries.
-    lists: HashSet<ShortId>,
+    lists: ShortIds,
     /// Bytes of all chunks that are needed.
     bytes: u64,
 }
@@ -132,7 +172,7 @@ impl<'a> Contents<'a> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { reader: PlainReader::new(packs), chunks, leaves: None, lists: HashSet::new(), bytes: 0 })
+        Ok(Self { reader: PlainReader::new(packs), chunks, leaves: None, lists: ShortIds::default(), bytes: 0 })
     }
 
     fn clear(&mut self) {
@@ -141,10 +181,6 @@ impl<'a> Contents<'a> {
         }
         self.lists.clear();
         self.bytes = 0;
-    }
-
-    fn length(&self, id: &[u8]) -> u64 {
-        self.chunks.get(&short(id)).map_or(0, |(_, length)| u64::from(*length))
     }
 
     /// Goes on to the next snapshot: what it has rewritten of the one before. `None` for the first, and when its lists, or those of the
@@ -162,13 +198,19 @@ impl<'a> Contents<'a> {
     }
 
     fn try_advance(&mut self, record: &Record) -> Result<Rewrite> {
-        let (lists, refs) = (self.expand(&record.manifest)?, self.expand(&record.refs)?);
-        let mut leaves = HashSet::new();
-        let mut offset = 0;
-        for id in refs.last().into_iter().flatten() {
-            leaves.insert((*id, (offset % ID as u64) as u8));
-            offset += self.length(id.as_bytes());
-        }
+        let mut lists = ShortIds::default();
+        self.walk(&record.manifest, &mut |id, _| {
+            lists.insert(short(id.as_bytes()));
+        })?;
+        let (mut leaves, mut offset, chunks) = (HashSet::new(), 0, std::mem::take(&mut self.chunks));
+        let walked = self.walk(&record.refs, &mut |id, is_leaf| {
+            if is_leaf {
+                leaves.insert((id, (offset % ID as u64) as u8));
+                offset += chunks.get(&short(id.as_bytes())).map_or(0, |(_, length)| u64::from(*length));
+            }
+        });
+        self.chunks = chunks;
+        walked?;
         let before = self.leaves.replace(leaves.clone());
         let whole = self.bytes;
         let of_lists: u64 =
@@ -196,25 +238,25 @@ impl<'a> Contents<'a> {
                 }
             }
         }
-        self.lists = lists.iter().flatten().map(|id| short(id.as_bytes())).collect();
-        Ok(Rewrite { before: whole.saturating_sub(of_lists), lost })
+        self.lists = lists;
+        Ok(Rewrite { before: whole.saturating_sub(of_lists), lost, since: None })
     }
 
     fn read(&mut self, id: ChunkId) -> Result<Bytes> {
         self.reader.read(id)?.ok_or(Error::NotFound(id))
     }
 
-    /// The chunks of a stream, level by level, those of its bytes last.
-    fn expand(&mut self, stream: &Stream) -> Result<Vec<Vec<ChunkId>>> {
-        let mut levels = vec![stream.ids.clone()];
-        for _ in 0..stream.depth {
-            let mut bytes = Vec::new();
-            for id in levels.last().into_iter().flatten() {
-                bytes.extend_from_slice(&self.read(*id)?);
+    /// Tells `each` the chunks of a stream, and which of them hold its bytes, perhaps with repeats; none of that is held.
+    fn walk(&mut self, stream: &Stream, each: &mut dyn FnMut(ChunkId, bool)) -> Result<()> {
+        lists::walk(&mut self.reader, stream, &mut |_, found| {
+            match found {
+                Found::Leaf(id) => each(id, true),
+                Found::List(id) => each(id, false),
+                // It may be damaged, too: what matters is that it cannot be read.
+                Found::Broken(id, _) => return Err(Error::NotFound(id)),
             }
-            levels.push(bytes.as_chunks::<ID>().0.iter().copied().map(ChunkId::from_bytes).collect());
-        }
-        Ok(levels)
+            Ok(())
+        })
     }
 }
 

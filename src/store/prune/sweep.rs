@@ -76,6 +76,10 @@ impl<'a> Sweep<'a> {
             return Ok(Err(Obstacle::Record { name: name.to_string(), problem: error.to_string() }));
         }
         let forgotten = self.repository.forgotten.all()?;
+        // After the records: one that is moved aside at this moment was seen there, and could not be read.
+        if let Some(lost) = self.repository.unknown_needs(&all, &forgotten, self.now)?.into_iter().next() {
+            return Ok(Err(Obstacle::SetAside { id: lost.id, sequence: lost.sequence, name: lost.name.to_string() }));
+        }
         // Those that are kept come first: what they share with others is read once.
         for need in [Need::Present, Need::Forgotten] {
             for kept in &all.good {

@@ -35,6 +35,7 @@ impl Hits {
 /// Looks through one manifest after the other.
 #[derive(Debug)]
 pub(crate) struct HitFinder<'a> {
+    packs: &'a Packs,
     reader: PlainReader<'a>,
     /// Every chunk that any snapshot lacks.
     lost: &'a HashSet<ChunkId>,
@@ -43,37 +44,33 @@ pub(crate) struct HitFinder<'a> {
 
 impl<'a> HitFinder<'a> {
     pub(crate) fn new(packs: &'a Packs, lost: &'a HashSet<ChunkId>) -> Self {
-        Self { reader: PlainReader::new(packs), lost, parts: HashMap::new() }
+        Self { packs, reader: PlainReader::new(packs), lost, parts: HashMap::new() }
     }
 
     /// The files that need lost chunks, at most `limit` by name. Where the manifest itself cannot be read, it goes on with the
     /// next line that can.
     pub(crate) fn find(&mut self, manifest: &Stream, limit: usize) -> Result<Hits> {
-        let mut leaves = Vec::new();
-        lists::walk(&mut self.reader, manifest, &mut |_, found| {
-            if let Found::Leaf(id) = found {
-                leaves.push(id);
-            }
-            Ok(())
-        })?;
         let mut hits = Hits::default();
         // `None` while the beginning of the line is lost.
         let mut line = Some(Vec::new());
-        for leaf in leaves {
+        // Chunks are looked at as they are named: how many there are, and how often, a source says.
+        lists::walk(&mut PlainReader::new(self.packs), manifest, &mut |_, found| {
+            let Found::Leaf(leaf) = found else { return Ok(()) };
             let Some(part) = self.part(leaf)? else {
                 line = None;
-                continue;
+                return Ok(());
             };
             if let Some(line) = line.as_mut().filter(|line| line.len() <= MAX_ENTRY_LINE_BYTES) {
                 line.extend_from_slice(&part.head);
             }
-            let Some(tail) = &part.tail else { continue };
+            let Some(tail) = &part.tail else { return Ok(()) };
             if let Some(path) = line.take().map(|line| self.hit(&line)).transpose()?.flatten() {
                 hits.add(&path, limit);
             }
             part.hits.iter().for_each(|path| hits.add(path, limit));
             line = Some(tail.clone());
-        }
+            Ok(())
+        })?;
         Ok(hits)
     }
 
@@ -116,26 +113,27 @@ impl<'a> HitFinder<'a> {
     }
 
     fn list_is_hit(&mut self, list: &Stream) -> Result<bool> {
-        let (mut hit, mut leaves) = (false, Vec::new());
-        lists::walk(&mut self.reader, list, &mut |_, found| {
-            match found {
-                Found::Leaf(id) => leaves.push(id),
-                Found::List(_) => {}
-                Found::Broken(..) => hit = true,
-            }
-            Ok(())
-        })?;
-        let mut carry: Vec<u8> = Vec::new();
-        for leaf in leaves {
-            if hit || self.lost.contains(&leaf) {
-                return Ok(true);
-            }
-            let Read::Bytes(bytes) = lists::read(&mut self.reader, leaf)? else { return Ok(true) };
+        let (mut hit, mut carry) = (false, Vec::new());
+        lists::walk(&mut PlainReader::new(self.packs), list, &mut |_, found| {
+            let leaf = match found {
+                _ if hit => return Ok(()),
+                Found::List(_) => return Ok(()),
+                Found::Leaf(leaf) if !self.lost.contains(&leaf) => leaf,
+                Found::Leaf(_) | Found::Broken(..) => {
+                    hit = true;
+                    return Ok(());
+                }
+            };
+            let Read::Bytes(bytes) = lists::read(&mut self.reader, leaf)? else {
+                hit = true;
+                return Ok(());
+            };
             carry.extend_from_slice(&bytes);
             let (extents, rest) = carry.as_chunks::<{ Extent::ENCODED_LENGTH }>();
             hit = extents.iter().filter_map(|e| Extent::decode(e).chunk()).any(|id| self.lost.contains(&id));
             carry = rest.to_vec();
-        }
+            Ok(())
+        })?;
         Ok(hit)
     }
 }

@@ -61,12 +61,19 @@ impl<'a> Reach<'a> {
     /// What a snapshot lacks.
     pub(crate) fn look(&mut self, record: &Record) -> Result<Lack> {
         let mut lack = Lack::default();
-        let (leaves, whole) = self.leaves(&record.manifest, &mut lack.chunks)?;
+        let (mut leaves, mut seen) = (Vec::new(), HashSet::new());
+        // A list may name the same chunk millions of times: what it names is held, not how often.
+        let whole = self.leaves(&record.manifest, &mut lack.chunks, &mut |id| {
+            if seen.insert(id) {
+                leaves.push(id);
+            }
+        })?;
+        drop(seen);
         let missing = self.missing(&leaves)?;
         lack.manifest = !whole || !missing.is_empty();
         lack.chunks.extend(missing);
-        let (leaves, whole) = self.leaves(&record.refs, &mut lack.chunks)?;
-        lack.refs = !whole;
+        leaves.clear();
+        lack.refs = !self.leaves(&record.refs, &mut lack.chunks, &mut |id| leaves.push(id))?;
         let mut carry: Vec<u8> = Vec::new();
         let mut crossing = Vec::new();
         for leaf in leaves {
@@ -88,13 +95,13 @@ impl<'a> Reach<'a> {
         Ok(lack)
     }
 
-    /// The stream's own chunks, and whether all are known; lists that cannot be read go to `lost`.
-    fn leaves(&mut self, stream: &Stream, lost: &mut BTreeSet<ChunkId>) -> Result<(Vec<ChunkId>, bool)> {
-        let (mut leaves, mut whole) = (Vec::new(), true);
+    /// Tells `each` the stream's own chunks, and returns whether all are known; lists that cannot be read go to `lost`.
+    fn leaves(&mut self, stream: &Stream, lost: &mut BTreeSet<ChunkId>, each: &mut dyn FnMut(ChunkId)) -> Result<bool> {
+        let mut whole = true;
         let suspects = &mut self.suspects;
         lists::walk(&mut self.reader, stream, &mut |_, found| {
             match found {
-                Found::Leaf(id) => leaves.push(id),
+                Found::Leaf(id) => each(id),
                 Found::List(_) => {}
                 Found::Broken(id, pack) => {
                     whole = false;
@@ -104,7 +111,7 @@ impl<'a> Reach<'a> {
             }
             Ok(())
         })?;
-        Ok((leaves, whole))
+        Ok(whole)
     }
 
     /// Those of `ids` that are not there; remembers the answers, since manifests share most of their chunks.

@@ -175,3 +175,27 @@ fn a_repository_that_cannot_be_read_for_the_moment_is_not_taken_for_gone() {
     laptop.run(&send).done();
     assert_eq!(nas.snapshots(None).len(), 2);
 }
+
+#[test]
+fn a_repository_of_which_a_file_is_damaged_is_not_taken_for_gone() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", b"one")]);
+    let send = ["send", "nas", docs.to_str().unwrap()];
+    laptop.run(&send).done();
+    nas.stop();
+    let configs = crate::store_support::files(&nas.store()).into_iter().filter(|path| path.ends_with("config.json"));
+    let config = configs.into_iter().next().unwrap();
+    let whole = fs::read(&config).unwrap();
+    fs::write(&config, &whole[..60]).unwrap();
+    nas.serve(&["--accept", "paired"]);
+    let ran = laptop.run(&send);
+    ran.failed(1, "corrupt", "a file of it is damaged", "lan-backup repair");
+    assert!(!ran.stderr.contains("ALARM"), "{ran:#?}");
+    // One flipped bit costs nothing, and nobody has to do anything.
+    let mut flipped = whole.clone();
+    flipped[40] ^= 4;
+    fs::write(&config, flipped).unwrap();
+    laptop.run(&send).done();
+    assert_eq!((nas.snapshots(None).len(), fs::read(&config).unwrap()), (2, whole));
+}
