@@ -104,22 +104,22 @@ fn receive(
     let mut intake = active.keeper.as_ref().map(Keeper::begin);
     let mut saving = active.saver.as_ref().map(|saver| saver.begin(&wanted.path)).transpose().map_err(failed)?;
     let mut hasher = wanted.sha256.map(|expected| (expected, Sha256::new()));
-    let mut piece = vec![0; PIECE.min(usize::try_from(wanted.size).unwrap_or(PIECE)).max(1)];
+    let mut piece = Vec::with_capacity(PIECE.min(usize::try_from(wanted.size).unwrap_or(PIECE)));
     let mut length = 0_u64;
     loop {
-        let count = match incoming.read(&mut piece) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(ApiError::bad_request("the file was cut off").caused_by(error)),
-        };
-        let bytes = &piece[..count];
+        // What TLS gives out comes 16 KiB at a time; each write costs as much as several of those.
+        piece.clear();
+        let read = incoming.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+        let count = read.map_err(|error| ApiError::bad_request("the file was cut off").caused_by(error))?;
+        if count == 0 {
+            break;
+        }
         length += count as u64;
         if let Some((_, hasher)) = &mut hasher {
-            hasher.update(bytes);
+            hasher.update(&piece);
         }
-        intake.as_mut().map_or(Ok(()), |intake| intake.write(bytes))?;
-        saving.as_mut().map_or(Ok(()), |saving| saving.write(bytes)).map_err(failed)?;
+        intake.as_mut().map_or(Ok(()), |intake| intake.write(&piece))?;
+        saving.as_mut().map_or(Ok(()), |saving| saving.write(&piece)).map_err(failed)?;
         for claim in &mut *claims {
             claim.arrived(count as u64);
         }
