@@ -6,10 +6,9 @@
 
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
-use crate::server::limits::{BODY_CHANNEL, BODY_PIECE_BYTES, Debt, Pace};
+use crate::server::limits::{BODY_CHANNEL, Debt, Pace};
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -24,18 +23,17 @@ pub(crate) struct Paced {
     debt: Debt,
     received: u64,
     limit: u64,
-    ended: bool,
 }
 
 impl Paced {
     /// At most `limit` bytes of `body`.
     pub(crate) fn new(body: Body, limit: u64, pace: Pace) -> Self {
-        Self { body, pace, debt: Debt::default(), received: 0, limit, ended: false }
+        Self { body, pace, debt: Debt::default(), received: 0, limit }
     }
 
     /// The next piece; `None` at the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        while !self.ended {
+        loop {
             let began = Instant::now();
             let frame = tokio::time::timeout(self.debt.left(self.pace.grace), self.body.frame()).await;
             self.debt.waited(began.elapsed());
@@ -46,10 +44,7 @@ impl Paced {
                     "the body came too slowly",
                 ));
             };
-            let Some(frame) = frame else {
-                self.ended = true;
-                break;
-            };
+            let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| ApiError::bad_request("the body was cut off").caused_by(error))?;
             let Ok(bytes) = frame.into_data() else { continue };
             self.received += bytes.len() as u64;
@@ -61,25 +56,6 @@ impl Paced {
                 return Ok(Some(bytes));
             }
         }
-        Ok(None)
-    }
-
-    /// What is there already after `first`, no more than fits into a piece and a frame.
-    fn gather(&mut self, first: Bytes) -> Result<Vec<Bytes>, ApiError> {
-        let mut length = first.len();
-        let mut gathered = vec![first];
-        while length < BODY_PIECE_BYTES {
-            match self.next().now_or_never() {
-                Some(Ok(Some(bytes))) => {
-                    length += bytes.len();
-                    gathered.push(bytes);
-                }
-                Some(Err(error)) => return Err(error),
-                // Nothing more is there yet, or at all: the next call says which.
-                Some(Ok(None)) | None => break,
-            }
-        }
-        Ok(gathered)
     }
 
     /// Bytes so far.
@@ -111,14 +87,13 @@ pub(crate) async fn read_json<T: DeserializeOwned>(body: Body, limit: usize, pac
 }
 
 enum Piece {
-    Bytes(Vec<Bytes>),
+    Bytes(Bytes),
     End,
 }
 
 /// The blocking end of a body.
 pub(crate) struct Incoming {
     pieces: mpsc::Receiver<Piece>,
-    piece: std::vec::IntoIter<Bytes>,
     current: Bytes,
     ended: bool,
 }
@@ -126,12 +101,8 @@ pub(crate) struct Incoming {
 impl Read for Incoming {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() && !self.ended {
-            if let Some(bytes) = self.piece.next() {
-                self.current = bytes;
-                continue;
-            }
             match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.piece = bytes.into_iter(),
+                Some(Piece::Bytes(bytes)) => self.current = bytes,
                 Some(Piece::End) => self.ended = true,
                 None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the body was cut off")),
             }
@@ -149,16 +120,10 @@ pub(crate) async fn feed<T: Send + 'static>(
     work: impl FnOnce(Incoming) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<(T, u64), ApiError> {
     let (sender, pieces) = mpsc::channel(BODY_CHANNEL);
-    let working = tokio::task::spawn_blocking(move || {
-        work(Incoming { pieces, piece: Vec::new().into_iter(), current: Bytes::new(), ended: false })
-    });
+    let working = tokio::task::spawn_blocking(move || work(Incoming { pieces, current: Bytes::new(), ended: false }));
     let mut failed = None;
     loop {
-        let next = match body.next().await {
-            Ok(Some(first)) => body.gather(first).map(Some),
-            other => other.map(|_| None),
-        };
-        match next {
+        match body.next().await {
             Ok(Some(bytes)) => {
                 if sender.send(Piece::Bytes(bytes)).await.is_err() {
                     body.drain().await;
@@ -202,27 +167,6 @@ mod tests {
             Ok(all)
         };
         assert_eq!(feed(body, read).await.unwrap(), (b"abcde".to_vec(), 5));
-    }
-
-    #[tokio::test]
-    async fn small_frames_cross_together_whole_and_in_order() {
-        let frames: Vec<Vec<u8>> = (0..5000_u32).map(|n| n.to_le_bytes().repeat(1 + n as usize % 40)).collect();
-        let whole = frames.concat();
-        let body = Body::from_stream(stream::iter(frames.into_iter().map(Ok::<_, io::Error>)));
-        let body = Paced::new(body, whole.len() as u64, Pace::STANDARD);
-        let count = |mut incoming: Incoming| {
-            let (mut all, mut pieces) = (Vec::new(), 0);
-            while let Some(Piece::Bytes(frames)) = incoming.pieces.blocking_recv() {
-                assert!(frames.iter().map(Bytes::len).sum::<usize>() < BODY_PIECE_BYTES + 160);
-                all.extend(frames.concat());
-                pieces += 1;
-            }
-            incoming.ended = true;
-            Ok((all, pieces))
-        };
-        let ((all, pieces), _) = feed(body, count).await.unwrap();
-        assert!(all == whole, "{} of {} bytes", all.len(), whole.len());
-        assert!(pieces < 100, "{pieces} pieces");
     }
 
     #[tokio::test]

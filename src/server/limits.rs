@@ -51,9 +51,7 @@ pub(crate) const MAX_RECORDS_BYTES: u64 = 40 << 20;
 /// the 45 s within which dribblers are gone.
 pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(10);
 /// Pieces of a body between the network and the blocking side.
-pub(crate) const BODY_CHANNEL: usize = 2;
-/// Bytes of such a piece, as far as so many are there: each wakes the other side, which costs more than what TLS does with 16 KiB.
-pub(crate) const BODY_PIECE_BYTES: usize = 128 << 10;
+pub(crate) const BODY_CHANNEL: usize = 8;
 /// Pieces between the store and the network in a download: two blocks, each with its header before it.
 pub(crate) const BLOCK_CHANNEL: usize = 4;
 /// A session without a call is forgotten after this: what arrived stays in the store.
