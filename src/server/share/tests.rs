@@ -1,6 +1,7 @@
 //! A share over real sockets: what it gives, what it must not, and how it ends.
 
 use super::*;
+use crate::model::limits::MAX_PATH_DEPTH;
 use crate::model::{Name, RelPath};
 use crate::platform::clock::SystemClock;
 use crate::server::share::folder::FolderTree;
@@ -347,6 +348,22 @@ async fn what_cannot_be_read_to_its_end_never_looks_whole_and_is_told() {
     let running = start_with(folder(place.path()), None, None);
     let token = running.token().await;
     assert!(running.get(&format!("/s/{token}/zip/")).await.is_whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zip_that_would_lack_what_lies_too_deep_breaks_off_and_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let deep = |levels: usize| place.path().join("d/".repeat(levels));
+    std::fs::create_dir_all(deep(MAX_PATH_DEPTH - 1)).unwrap();
+    std::fs::write(deep(MAX_PATH_DEPTH - 1).join("f"), "deep").unwrap();
+    let mut running = start_with(folder(place.path()), None, None);
+    let zip = format!("/s/{}/zip/", running.token().await);
+    assert!(running.get(&zip).await.is_whole);
+    assert!(matches!(running.event().await, ShareEvent::Given { .. }));
+    std::fs::create_dir(deep(MAX_PATH_DEPTH)).unwrap();
+    std::fs::write(deep(MAX_PATH_DEPTH).join("f"), "too deep").unwrap();
+    assert!(!running.get(&zip).await.is_whole);
+    assert!(matches!(running.event().await, ShareEvent::Fault(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
