@@ -68,10 +68,13 @@ impl RootDir {
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
-    /// The names in here that can be one, unsorted.
+    /// The names in here that can be one, unsorted; all of them, or an error.
     pub fn names(&self) -> io::Result<Vec<Name>> {
-        let entries = self.0.entries()?.flatten();
-        Ok(entries.filter_map(|entry| Name::new(bytes_of(&entry.file_name())).ok()).collect())
+        let mut names = Vec::new();
+        for entry in self.0.entries()? {
+            names.extend(Name::new(bytes_of(&entry?.file_name())).ok());
+        }
+        Ok(names)
     }
 
     /// What is under a name, a link itself not what it points to; `None` when nothing is.

@@ -86,6 +86,10 @@ pub(crate) const LOCALSEND_LOOKING: usize = 2;
 pub(crate) const LOCALSEND_WAITING: usize = 8;
 /// After a no, the same sender hears it again for this long without anybody being asked.
 pub(crate) const LOCALSEND_DECLINED: Duration = Duration::from_mins(1);
+/// Messages of LocalSend senders whom nobody knows that are shown in [`LOCALSEND_MESSAGES_PER`], of all together: a person reads on.
+pub(crate) const LOCALSEND_MESSAGES: usize = 5;
+/// See [`LOCALSEND_MESSAGES`].
+pub(crate) const LOCALSEND_MESSAGES_PER: Duration = Duration::from_mins(1);
 /// While a LocalSend session runs, what came is made a snapshot this often: what a crash can cost.
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
 /// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.

@@ -39,7 +39,8 @@ use crate::model::{Fingerprint, InboxKeep, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
 use crate::server::limits::{
-    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_READING, LOCALSEND_TRANSFERS, LOCALSEND_WAITING,
+    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_MESSAGES, LOCALSEND_MESSAGES_PER, LOCALSEND_READING,
+    LOCALSEND_TRANSFERS, LOCALSEND_WAITING,
 };
 use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::pin::{Limiter, LocalSendPin};
@@ -48,7 +49,7 @@ use crate::server::localsend::sessions::{Sender, Sessions};
 use crate::server::room::OnTheWay;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -109,6 +110,7 @@ pub(crate) struct Door {
     active: Mutex<HashMap<SessionId, Arc<Active>>>,
     limiter: Mutex<Limiter>,
     declined: Mutex<HashMap<Sender, Instant>>,
+    messages: Mutex<VecDeque<Instant>>,
     pending: Mutex<HashMap<Sender, CancellationToken>>,
 }
 
@@ -143,6 +145,7 @@ impl Door {
             active: Mutex::default(),
             limiter: Mutex::default(),
             declined: Mutex::default(),
+            messages: Mutex::default(),
             pending: Mutex::default(),
         }
     }
@@ -170,6 +173,17 @@ impl Door {
     /// A person said no to this sender.
     pub(crate) fn decline(&self, sender: Sender, now: Instant) {
         self.declined.lock().unwrap_or_else(PoisonError::into_inner).insert(sender, now);
+    }
+
+    /// Whether one more message of senders whom nobody knows is shown; counts it then.
+    pub(crate) fn may_be_shown(&self, now: Instant) -> bool {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.retain(|at| now.saturating_duration_since(*at) < LOCALSEND_MESSAGES_PER);
+        let room = messages.len() < LOCALSEND_MESSAGES;
+        if room {
+            messages.push_back(now);
+        }
+        room
     }
 
     /// Whether a person said no to this sender just now.
@@ -243,6 +257,7 @@ mod tests {
                 "{LOCALSEND_WAITING}, one of each; one question open; a no holds for {} s",
                 LOCALSEND_DECLINED.as_secs()
             ),
+            format!("{LOCALSEND_MESSAGES} in {} s of all senders", LOCALSEND_MESSAGES_PER.as_secs()),
             format!("{LOCALSEND_SESSIONS_PER_SENDER} of one sender, {LOCALSEND_SESSIONS} in all"),
             format!("{NEW_SENDERS_A_DAY} in 24 hours get a repository"),
             format!(

@@ -45,13 +45,17 @@ use crate::server::share::door::Door;
 use crate::server::share::tree::Tree;
 use crate::server::{Error, Result};
 use axum::Router;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// News that wait for the person who shares; beyond, they are dropped.
 const EVENTS: usize = 64;
+
+/// Files that visitors have a part of, remembered: more than anybody fetches at once.
+const MAX_PARTS: usize = 1024;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +119,8 @@ pub(crate) struct Share {
     news: News,
     downloads: Option<u64>,
     given: AtomicU64,
+    // What of files was given in parts, by visitor and file; the newest last.
+    parts: Mutex<VecDeque<((IpAddr, blake3::Hash), u64)>>,
 }
 
 impl Share {
@@ -136,6 +142,30 @@ impl Share {
         let place = self.lists.clone().acquire_owned().await.ok()?;
         let making = make(self.clone());
         tokio::spawn(async move { (making.await, place) }).await.ok()
+    }
+
+    /// Bytes of a file of this size were given. Parts count together, by visitor and file: once they make up its size, that is one
+    /// download. An empty file is none.
+    pub(crate) fn given_of(&self, address: IpAddr, path: Vec<u8>, bytes: u64, size: u64) {
+        if size == 0 {
+            return self.tell(ShareEvent::Given { address, path: Some(path), bytes });
+        }
+        let is_whole = {
+            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (address.to_canonical(), blake3::hash(&path));
+            let known = parts.iter().position(|(of, _)| *of == key).and_then(|at| parts.remove(at));
+            let given = known.map_or(0, |(_, given)| given).saturating_add(bytes);
+            if given < size {
+                if parts.len() >= MAX_PARTS {
+                    parts.pop_front();
+                }
+                parts.push_back((key, given));
+            }
+            given >= size
+        };
+        if is_whole {
+            self.given(address, Some(path), size);
+        }
     }
 
     /// A download was given to its end.
@@ -224,6 +254,7 @@ pub fn start(listener: TcpListener, options: ShareOptions, news: News, shutdown:
         news,
         downloads: options.downloads,
         given: AtomicU64::new(0),
+        parts: Mutex::default(),
     });
     let connections = Connections::default();
     let acceptor = Acceptor::new(Speech::Plain, None, connections.clone(), pace);

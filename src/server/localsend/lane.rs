@@ -2,7 +2,8 @@
 //!
 //! A phone sends thousands of small files; one pack for each would cost an fsync for each. So the files of a session share one
 //! lane: a batch that is full is compressed and written by a thread of its own, while the files go on filling the next. One batch
-//! is written at a time, and whoever fills the next one meanwhile waits. Blocking.
+//! is written at a time, and when the next one is full, too, whoever has more waits with its one chunk: two batches of a session are in
+//! memory and no third, however many files come at once. Blocking.
 
 use crate::codec::{Compression, Encoder};
 use crate::model::limits::{BLOCK_TARGET_BYTES, MAX_BLOCK_CHUNKS};
@@ -54,26 +55,45 @@ impl Lane {
     /// An earlier batch could not be written: it is kept for [`Lane::flush`], which says why, and nothing more is taken.
     pub(crate) fn offer(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
         let _shared = self.filling.read().unwrap_or_else(PoisonError::into_inner);
-        let full = {
+        loop {
             let mut open = self.inner.open();
             if open.stuck {
                 return Err(Error::Full);
             }
-            if !open.ids.insert(id) {
+            if open.ids.contains(&id) {
                 return Ok(());
             }
-            open.bytes += bytes.len();
-            open.chunks.push((id, Bytes::copy_from_slice(bytes)));
-            (open.bytes >= BATCH_BYTES).then(|| std::mem::take(&mut *open))
-        };
-        if let Some(batch) = full {
-            let mut under_way = self.under_way();
-            wait_for(under_way.take());
-            let inner = self.inner.clone();
-            // What goes wrong is found by the next who offers something, and said by the flush that tries again.
-            *under_way = Some(std::thread::spawn(move || drop(inner.write(batch))));
+            let has_room = open.bytes < BATCH_BYTES;
+            if has_room {
+                open.ids.insert(id);
+                open.bytes += bytes.len();
+                open.chunks.push((id, Bytes::copy_from_slice(bytes)));
+            }
+            let is_full = open.bytes >= BATCH_BYTES;
+            drop(open);
+            if is_full {
+                self.write_full();
+            }
+            if has_room {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Has the open batch written, if it is full, once it is its turn: until then it stays open to nobody.
+    fn write_full(&self) {
+        let mut under_way = self.under_way();
+        wait_for(under_way.take());
+        let batch = {
+            let mut open = self.inner.open();
+            if open.stuck || open.bytes < BATCH_BYTES {
+                return;
+            }
+            std::mem::take(&mut *open)
+        };
+        let inner = self.inner.clone();
+        // What goes wrong is found by the next who offers something, and said by the flush that tries again.
+        *under_way = Some(std::thread::spawn(move || drop(inner.write(batch))));
     }
 
     /// Writes everything that was offered before; not durable yet.
@@ -169,6 +189,57 @@ fn split(chunks: Chunks, bytes: usize, count: usize) -> Vec<Chunks> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::chunk_id;
+    use crate::identity::Identity;
+    use crate::model::Alias;
+    use crate::platform::clock::SystemClock;
+    use crate::store::Store;
+    use std::time::{Duration, Instant};
+
+    /// Ends what hangs; measures nothing.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn while_one_batch_is_written_one_more_is_filled_and_no_third() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_generate(&folder.path().join("identity")).unwrap();
+        let (key, owner) = (identity.signing_key(), identity.fingerprint());
+        let (store, _) =
+            Store::open_or_create(&folder.path().join("store"), Arc::new(SystemClock), key.clone()).unwrap();
+        let repository = store.create_repository(owner, &key.public(), Alias::new("phone")).unwrap();
+        let lane = Lane::new(repository.clone());
+        // The batch before it takes its time.
+        let (finish, slow) = std::sync::mpsc::channel::<()>();
+        *lane.under_way() = Some(std::thread::spawn(move || {
+            let _ = slow.recv();
+        }));
+        let piece = 256 << 10;
+        let chunk = |n: u8| Bytes::from(vec![n; piece]);
+        let fills = (BATCH_BYTES / piece) as u8;
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            // Dropped when this fails, too, so that nobody waits for ever.
+            let finish = finish;
+            let filling = scope.spawn(|| (0..fills).try_for_each(|n| lane.offer(chunk_id(&chunk(n)), &chunk(n))));
+            let (lane, chunk) = (&lane, &chunk);
+            let others = [100, 101].map(|n| scope.spawn(move || lane.offer(chunk_id(&chunk(n)), &chunk(n))));
+            // It stays in the lane until it is its turn: else each file would hold one of its own.
+            while lane.inner.open().bytes < BATCH_BYTES {
+                let waits = !filling.is_finished() && began.elapsed() < LIMIT;
+                assert!(waits, "it goes on while the other one is written");
+                std::thread::yield_now();
+            }
+            assert!(lane.inner.open().bytes <= BATCH_BYTES + piece);
+            drop(finish);
+            filling.join().unwrap().unwrap();
+            for other in others {
+                other.join().unwrap().unwrap();
+            }
+        });
+        lane.flush().unwrap();
+        let all: Vec<_> = (0..fills).chain([100, 101]).map(|n| chunk_id(&chunk(n))).collect();
+        assert!(repository.missing(&all).unwrap().is_empty());
+    }
 
     #[test]
     fn parts_are_closed_by_bytes_and_by_count_and_nothing_is_lost() {

@@ -47,6 +47,12 @@ impl LocalSendPin {
         Ok(Self(line.to_owned()))
     }
 
+    /// Without the `-` that people put between groups; `None` when that would leave less than a PIN.
+    pub(crate) fn ungrouped(&self) -> Option<Self> {
+        let rest = self.0.replace('-', "");
+        LENGTHS.contains(&rest.len()).then_some(Self(rest))
+    }
+
     /// Compared so that the time taken tells nothing.
     fn is(&self, guess: &str) -> bool {
         let hash = |text: &str| blake3::hash(text.as_bytes());

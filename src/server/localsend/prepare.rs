@@ -92,6 +92,14 @@ async fn prepare(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> 
     let offer = match listed.what {
         What::Files(offer) => offer,
         What::Message(text) => {
+            // A person who said no is not spoken to, and nobody whom no one knows fills the screen.
+            let now = shared.clock.instant();
+            if phone.is_none() && door.was_declined(who.sender, now) {
+                return Err(ApiError::declined());
+            }
+            if phone.is_none() && door.options.pin.is_none() && !door.may_be_shown(now) {
+                return Err(ApiError::too_many("too many messages at once; try again in a minute"));
+            }
             shared.events.progress(ServerEvent::Message { alias: who.alias, fingerprint: who.owner, text });
             return Ok(StatusCode::NO_CONTENT.into_response());
         }

@@ -15,6 +15,8 @@ use std::time::Instant;
 /// The door of one share.
 pub(crate) struct Door {
     pin: Option<LocalSendPin>,
+    // The PIN is compared without `-`.
+    in_groups: bool,
     key: [u8; 32],
     limiter: Mutex<Limiter>,
 }
@@ -28,7 +30,10 @@ impl fmt::Debug for Door {
 impl Door {
     /// A door that opens to this PIN, or to everybody.
     pub(crate) fn new(pin: Option<LocalSendPin>) -> Self {
-        Self { pin, key: random::bytes(), limiter: Mutex::default() }
+        // Without its groups it is what is left of a guess without them; a PIN of little else is compared as it is.
+        let ungrouped = pin.as_ref().and_then(LocalSendPin::ungrouped);
+        let in_groups = ungrouped.is_some() || pin.is_none();
+        Self { pin: ungrouped.or(pin), in_groups, key: random::bytes(), limiter: Mutex::default() }
     }
 
     /// Whether a PIN is asked for.
@@ -40,7 +45,8 @@ impl Door {
     pub(crate) fn enter(&self, address: IpAddr, guess: Option<&str>, now: Instant) -> Result<String, Verdict> {
         let Some(pin) = &self.pin else { return Ok(self.token(address)) };
         // As people type it: in groups.
-        let guess: Option<String> = guess.map(|guess| guess.chars().filter(|c| !matches!(c, ' ' | '-')).collect());
+        let between = |c: &char| *c == ' ' || (self.in_groups && *c == '-');
+        let guess: Option<String> = guess.map(|guess| guess.chars().filter(|c| !between(c)).collect());
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         match limiter.check(pin, guess.as_deref(), address.to_canonical(), now) {
             Verdict::Right => Ok(self.token(address)),
@@ -103,6 +109,21 @@ mod tests {
             assert_eq!(door.enter(address, Some("000000"), now), Err(Verdict::Wrong));
         }
         assert_eq!(door.enter(address, Some("471100"), now), Err(Verdict::TooMany));
+    }
+
+    #[test]
+    fn a_pin_with_groups_opens_however_it_is_typed() {
+        let (address, now): (IpAddr, _) = ([10, 0, 0, 1].into(), Instant::now());
+        for (pin, right) in [("12-34-56", &["12-34-56", "123456", "12 34 56", "1-23456"][..]), ("--a-", &["--a-"])] {
+            let door = Door::new(Some(LocalSendPin::of(pin)));
+            for guess in right {
+                assert!(door.enter(address, Some(guess), now).is_ok(), "{pin} {guess}");
+            }
+            for wrong in ["a", "12-34-5"] {
+                assert_eq!(door.enter(address, Some(wrong), now), Err(Verdict::Wrong), "{pin} {wrong}");
+            }
+            assert!(door.enter(address, Some("-"), now).is_err());
+        }
     }
 
     #[test]

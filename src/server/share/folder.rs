@@ -112,6 +112,10 @@ impl Inner {
         each: &mut dyn FnMut(&RootDir, &Item) -> Result<bool>,
     ) -> Result<bool> {
         for name in self.names(folder, path.is_none())? {
+            // What is to be whole does not leave out what lies too deep to have a path.
+            if let Some(path) = path {
+                path.join(&name).map_err(|error| at(path, &io::Error::other(error)))?;
+            }
             let Some(item) = item(folder, path, &name)? else { continue };
             if !each(folder, &item)? {
                 return Ok(false);

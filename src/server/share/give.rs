@@ -53,7 +53,6 @@ pub(crate) async fn file(share: &Arc<Share>, visit: &Visit, path: RelPath) -> Re
     let (pieces, taken) = mpsc::channel(PIECES);
     let end = pieces.clone();
     let (sink, mut bytes) = mpsc::channel::<Bytes>(1);
-    let reaches_the_end = range.end == held.size;
     let (reading, share_too, subject) = ((held.read)(range, sink), share.clone(), path.clone());
     tokio::spawn(async move {
         let passing = async move {
@@ -70,14 +69,8 @@ pub(crate) async fn file(share: &Arc<Share>, visit: &Visit, path: RelPath) -> Re
             Err(error) => share_too.tell(ShareEvent::Fault(Fault::new(subject.to_string(), &error))),
         }
     });
-    // What was begun by a range and ended by another counts once, with its end.
-    let mut counted = reaches_the_end.then(|| Label(Some(path.as_bytes().to_vec())));
-    if length == 0
-        && let Some(Label(path)) = counted.take()
-    {
-        share.given(visit.address, path, 0);
-    }
-    (status, headers, body(share, visit.address, taken, permit, counted, Some(length))).into_response()
+    let what = What::File { path: path.as_bytes().to_vec(), size: held.size };
+    (status, headers, body(share, visit.address, taken, permit, what, Some(length))).into_response()
 }
 
 /// A folder, or everything, as a zip that is made while it goes.
@@ -123,8 +116,8 @@ pub(crate) async fn zip(share: &Arc<Share>, visit: &Visit, folder: Option<RelPat
             }
         }
     });
-    let counted = Some(Label(folder.map(|path| path.as_bytes().to_vec())));
-    (StatusCode::OK, headers, body(share, visit.address, taken, permit, counted, None)).into_response()
+    let what = What::Zip { path: folder.map(|path| path.as_bytes().to_vec()) };
+    (StatusCode::OK, headers, body(share, visit.address, taken, permit, what, None)).into_response()
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
@@ -143,8 +136,13 @@ fn busy() -> Response {
     response
 }
 
-/// What is told of a download: the path, or nothing for everything.
-struct Label(Option<Vec<u8>>);
+/// What is given.
+enum What {
+    /// A file, or a part of it: what of it was given counts, to its end or not.
+    File { path: Vec<u8>, size: u64 },
+    /// A zip of a folder, or of everything: it counts when it was given to its end.
+    Zip { path: Option<Vec<u8>> },
+}
 
 /// A body on its way.
 struct Sending {
@@ -154,15 +152,25 @@ struct Sending {
     bytes: u64,
     // Where it ends, if that is known: nobody asks for more then, not even for the word that this was all.
     length: Option<u64>,
-    // What is told when it was given to its end.
-    counted: Option<Label>,
+    // Until it was counted.
+    what: Option<What>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Sending {
     fn ended(&mut self) {
-        if let Some(Label(path)) = self.counted.take() {
-            self.share.given(self.address, path, self.bytes);
+        match self.what.take() {
+            Some(What::File { path, size }) => self.share.given_of(self.address, path, self.bytes, size),
+            Some(What::Zip { path }) => self.share.given(self.address, path, self.bytes),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if matches!(self.what, Some(What::File { .. })) && self.bytes > 0 {
+            self.ended();
         }
     }
 }
@@ -172,10 +180,14 @@ fn body(
     address: IpAddr,
     taken: mpsc::Receiver<Piece>,
     permit: OwnedSemaphorePermit,
-    counted: Option<Label>,
+    what: What,
     length: Option<u64>,
 ) -> Body {
-    let sending = Sending { taken, share: share.clone(), address, bytes: 0, length, counted, _permit: permit };
+    let what = Some(what);
+    let mut sending = Sending { taken, share: share.clone(), address, bytes: 0, length, what, _permit: permit };
+    if length == Some(0) {
+        sending.ended();
+    }
     Body::from_stream(stream::unfold(Some(sending), async |state| {
         let mut sending = state?;
         match sending.taken.recv().await {

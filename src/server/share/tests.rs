@@ -1,6 +1,7 @@
 //! A share over real sockets: what it gives, what it must not, and how it ends.
 
 use super::*;
+use crate::model::limits::MAX_PATH_DEPTH;
 use crate::model::{Name, RelPath};
 use crate::platform::clock::SystemClock;
 use crate::server::share::folder::FolderTree;
@@ -350,6 +351,22 @@ async fn what_cannot_be_read_to_its_end_never_looks_whole_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_zip_that_would_lack_what_lies_too_deep_breaks_off_and_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let deep = |levels: usize| place.path().join("d/".repeat(levels));
+    std::fs::create_dir_all(deep(MAX_PATH_DEPTH - 1)).unwrap();
+    std::fs::write(deep(MAX_PATH_DEPTH - 1).join("f"), "deep").unwrap();
+    let mut running = start_with(folder(place.path()), None, None);
+    let zip = format!("/s/{}/zip/", running.token().await);
+    assert!(running.get(&zip).await.is_whole);
+    assert!(matches!(running.event().await, ShareEvent::Given { .. }));
+    std::fs::create_dir(deep(MAX_PATH_DEPTH)).unwrap();
+    std::fs::write(deep(MAX_PATH_DEPTH).join("f"), "too deep").unwrap();
+    assert!(!running.get(&zip).await.is_whole);
+    assert!(matches!(running.event().await, ShareEvent::Fault(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_so_many_downloads_or_when_it_is_stopped_nobody_gets_anything() {
     let place = tempfile::tempdir().unwrap();
     std::fs::write(place.path().join("a"), vec![7; 5 << 20]).unwrap();
@@ -357,8 +374,17 @@ async fn after_so_many_downloads_or_when_it_is_stopped_nobody_gets_anything() {
     let running = start_with(folder(place.path()), None, Some(2));
     let token = running.token().await;
     let there = format!("/s/{token}/file/a");
-    assert_eq!(running.get_with(&there, "range: bytes=0-9\r\n").await.body.len(), 10, "a part is no whole download");
-    assert!(running.get(&format!("/s/{token}/file/empty")).await.is_whole);
+    for _ in 0..2 {
+        assert_eq!(
+            running.get_with(&there, "range: bytes=0-9\r\n").await.body.len(),
+            10,
+            "a part is no whole download"
+        );
+        assert_eq!(running.get_with(&there, "range: bytes=-1\r\n").await.body.len(), 1, "nor is the last byte");
+        assert!(running.get(&format!("/s/{token}/file/empty")).await.is_whole, "nor is nothing");
+    }
+    let all_but_one = format!("range: bytes=0-{}\r\n", (5 << 20) - 2);
+    assert_eq!(running.get_with(&there, &all_but_one).await.body.len(), (5 << 20) - 1, "with the rest that is one");
     assert_eq!(running.get(&there).await.body.len(), 5 << 20, "the last one comes to its end");
     tokio::time::timeout(LIMIT, running.handle.over()).await.unwrap();
     assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, running.handle.port())).is_ok(), "the port is free again");
@@ -379,7 +405,7 @@ async fn after_so_many_downloads_or_when_it_is_stopped_nobody_gets_anything() {
 struct Slow {
     gate: Arc<std::sync::RwLock<()>>,
     begun: Arc<AtomicU64>,
-    at_once: Arc<std::sync::Mutex<(usize, usize)>>,
+    at_once: Arc<Mutex<(usize, usize)>>,
 }
 
 impl Tree for Slow {

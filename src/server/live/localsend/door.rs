@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::server::allowance::NEW_SENDERS_A_DAY;
-use crate::server::limits::MAX_RECORDS_BYTES;
+use crate::server::limits::{LOCALSEND_MESSAGES, MAX_RECORDS_BYTES};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_is_asked_and_hears_what_is_offered_and_always_means_this_certificate() {
@@ -305,6 +305,27 @@ async fn a_message_is_shown_and_kept_nowhere() {
     });
     assert_eq!(text.await, "he\u{fffd}llo");
     assert!(live.store.repositories().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_whom_nobody_knows_are_few_and_none_after_a_no() {
+    let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+    let approver = Arc::new(Scripted::new([]));
+    let setup = Setup { approver, clock: clock.clone(), ..setup(LocalSendMode::Ask, InboxKeep::Backup, None) };
+    let live = Live::start_with(setup);
+    let message = || json!({ "m": { "fileName": "x", "size": 2, "fileType": "text/plain", "preview": "hi" } });
+    let mut declined = App::new(&live, &Device::new()).await;
+    assert_eq!(declined.offer("", json!({ "x": file("x", b"x").1 })).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(declined.offer("", message()).await.status, StatusCode::FORBIDDEN);
+    for _ in 0..LOCALSEND_MESSAGES {
+        let mut app = App::new(&live, &Device::new()).await;
+        assert_eq!(app.offer("", message()).await.status, StatusCode::NO_CONTENT);
+    }
+    let mut app = App::new(&live, &Device::new()).await;
+    assert_eq!(app.offer("", message()).await.status, StatusCode::TOO_MANY_REQUESTS, "certificates cost nothing");
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(app.offer("", message()).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(declined.offer("", message()).await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
