@@ -120,6 +120,8 @@ pub fn show_one(repaired: &Repaired, output: &Output) {
         Fate::Whole => ("whole", None, 0, 0),
         Fate::Mended => ("mended", None, 0, 0),
         Fate::NewReceipt { .. } => ("new-receipt", None, 0, 0),
+        Fate::Gone => ("gone", None, 0, 0),
+        Fate::Left { .. } => ("left", None, 0, 0),
         Fate::SetAside { to, saved_chunks, lost_chunks } => ("set-aside", Some(to), *saved_chunks, *lost_chunks),
     };
     output.event(
@@ -135,6 +137,10 @@ pub fn show_one(repaired: &Repaired, output: &Output) {
         Fate::NewReceipt { received_at } => format!(
             "mended: {path}: {problem}; nothing but the time at which it came is lost: it counts as having come at {received_at}, which is not too early"
         ),
+        Fate::Gone => format!("gone: {path}: {problem}"),
+        Fate::Left { why } => {
+            format!("damaged: {path}: {problem}; it cannot be set aside yet: {}; this is tried again", clean(why))
+        }
         Fate::SetAside { to, saved_chunks, lost_chunks } => {
             format!("set aside: {path}: {problem}; {saved_chunks} chunks saved, {lost_chunks} lost; it lies in {to}")
         }

@@ -3,6 +3,9 @@
 //! A pack says everything twice: each block's header stands before its bytes and in the trailer. So a damaged trailer loses
 //! nothing (the blocks are walked from the front), and neither does a damaged header (the trailer has it). Only stored bytes stand
 //! there once; what they still give is judged chunk by chunk, by its hash.
+//!
+//! What the medium cannot give is damage. What cannot be read for another reason (a network disk that is away, a right that is missing) is
+//! not: that is an error, and nothing is said about the pack.
 
 use crate::codec::{Compression, Decoder, Encoder};
 use crate::model::{Block, BlockHeader, ChunkId, PackId};
@@ -50,8 +53,8 @@ pub(crate) fn whole(
     read: &mut dyn FnMut(u64) -> Result<()>,
     keep: &mut Keep<'_>,
 ) -> Result<Look> {
-    let mut look = Look { bytes: object.length().unwrap_or(0), ..Look::default() };
-    if object.read_at(0, PACK_MAGIC.len()).ok().as_deref() != Some(PACK_MAGIC) {
+    let mut look = Look { bytes: judged(object.length())?.unwrap_or(0), ..Look::default() };
+    if judged(object.read_at(0, PACK_MAGIC.len()))?.ok().as_deref() != Some(PACK_MAGIC) {
         look.problems.push("it does not begin as packs do".to_owned());
     }
     let mut tools = Tools::default();
@@ -63,6 +66,7 @@ pub(crate) fn whole(
                 tools.look_at(number, packed, object, &mut look, keep)?;
             }
         }
+        Err(error) if !error.is_damage() => return Err(error),
         Err(error) => {
             look.problems.push(told(&error));
             walk(object, &mut tools, read, keep)?;
@@ -75,7 +79,6 @@ pub(crate) fn whole(
 fn told(error: &Error) -> String {
     match error {
         Error::Pack { problem, .. } => problem.clone(),
-        Error::Platform(error) => format!("{error}: {}", error.source),
         other => other.to_string(),
     }
 }
@@ -96,10 +99,10 @@ impl Tools {
         keep: &mut Keep<'_>,
     ) -> Result<()> {
         let header_length = packed.header.encoded_length();
-        let bytes = match object.read_at(packed.offset, packed.length() as usize) {
+        let bytes = match judged(object.read_at(packed.offset, packed.length() as usize))? {
             Ok(bytes) => Bytes::from(bytes),
-            Err(error) => {
-                look.problems.push(format!("block {number} at {} {}", packed.offset, unreadable(error)));
+            Err(problem) => {
+                look.problems.push(format!("block {number} at {} cannot be read: {problem}", packed.offset));
                 look.lost.extend(packed.header.chunks.iter().map(|chunk| chunk.id));
                 return Ok(());
             }
@@ -132,13 +135,13 @@ fn walk(
     read: &mut dyn FnMut(u64) -> Result<()>,
     keep: &mut Keep<'_>,
 ) -> Result<()> {
-    let end = object.length().unwrap_or(0).min(MAX_PACK_BYTES);
+    let end = judged(object.length())?.unwrap_or(0).min(MAX_PACK_BYTES);
     let mut at = PACK_MAGIC.len() as u64;
-    while let Some(header) = header_at(object, at, end) {
+    while let Some(header) = header_at(object, at, end)? {
         let (begin, length) = (at + header.encoded_length() as u64, u64::from(header.stored_length));
         read(begin + length - at)?;
         at = begin + length;
-        let Ok(stored) = object.read_at(begin, length as usize) else { continue };
+        let Ok(stored) = judged(object.read_at(begin, length as usize))? else { continue };
         let block = Block { header, stored: Bytes::from(stored) };
         if tools.decoder.decode(&block).is_ok() {
             keep(block)?;
@@ -152,18 +155,61 @@ fn walk(
     Ok(())
 }
 
-fn header_at(object: &dyn Object, at: u64, end: u64) -> Option<BlockHeader> {
-    let fixed = object.read_at(at, BlockHeader::FIXED_LENGTH).ok()?;
-    let count = BlockHeader::chunk_count(fixed.first_chunk()?).ok()?;
-    let length = BlockHeader::FIXED_LENGTH + count * BlockHeader::CHUNK_LENGTH;
-    let header = BlockHeader::decode(&object.read_at(at, length).ok()?).ok()?;
-    let fits = at + length as u64 + u64::from(header.stored_length) <= end;
-    fits.then_some(header)
+fn header_at(object: &dyn Object, at: u64, end: u64) -> Result<Option<BlockHeader>> {
+    let Ok(fixed) = judged(object.read_at(at, BlockHeader::FIXED_LENGTH))? else { return Ok(None) };
+    let count = fixed.first_chunk().and_then(|fixed| BlockHeader::chunk_count(fixed).ok());
+    let Some(length) = count.map(|count| BlockHeader::FIXED_LENGTH + count * BlockHeader::CHUNK_LENGTH) else {
+        return Ok(None);
+    };
+    let Ok(bytes) = judged(object.read_at(at, length))? else { return Ok(None) };
+    let header = BlockHeader::decode(&bytes).ok();
+    Ok(header.filter(|header| at + length as u64 + u64::from(header.stored_length) <= end))
 }
 
-fn unreadable(error: crate::platform::Error) -> String {
-    match ReadError::from(error) {
-        ReadError::Problem(problem) => format!("cannot be read: {problem}"),
-        ReadError::Platform(error) => format!("cannot be read: {}", error.source),
+/// What was read, or what is wrong with the medium; any other failure says nothing about what lies there.
+fn judged<T>(read: crate::platform::Result<T>) -> Result<Result<T, String>> {
+    match read.map_err(ReadError::from) {
+        Ok(read) => Ok(Ok(read)),
+        Err(ReadError::Problem(problem)) => Ok(Err(problem)),
+        Err(ReadError::Platform(error)) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform;
+    use std::io;
+
+    /// A pack whose reads fail with this error of the system.
+    #[derive(Debug)]
+    struct Failing(i32);
+
+    impl Failing {
+        fn error<T>(&self) -> platform::Result<T> {
+            let source = io::Error::from_raw_os_error(self.0);
+            Err(platform::Error { action: "read", path: "packs/ab".into(), source })
+        }
+    }
+
+    impl Object for Failing {
+        fn length(&self) -> platform::Result<u64> {
+            Ok(100_000)
+        }
+
+        fn read_at(&self, _offset: u64, _length: usize) -> platform::Result<Vec<u8>> {
+            self.error()
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_for_another_reason_than_the_medium_is_no_damage() {
+        let id = PackId::from_bytes([1; 32]);
+        let look = |error| whole(id, &Failing(error), &mut |_| Ok(()), &mut |_| Ok(()));
+        // EIO; a stale handle of a network disk, a time-out, a right that is missing.
+        assert!(!look(5).unwrap().is_whole());
+        for error in [116, 110, 13] {
+            assert!(matches!(look(error), Err(Error::Platform(_))), "{error}");
+        }
     }
 }

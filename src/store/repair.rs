@@ -16,6 +16,7 @@ use crate::store::prune::trash;
 use crate::store::repository::Repository;
 use crate::store::set_aside::Fate;
 use crate::store::verify::{self, DamagedFile, DamagedSnapshot, Findings, Share, VerifyOptions};
+use std::collections::BTreeSet;
 
 /// One file that was dealt with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +77,13 @@ pub fn repair(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Resu
 /// Repairs one repository.
 fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<()> {
     let path = |name: &str| format!("{REPOSITORIES}/{}/{name}", repository.id());
+    let none = BTreeSet::new();
     monitor.phase(Phase::Verify);
-    let looked = verify::look(repository, VerifyOptions { data: Share::All }, monitor, shutdown)?;
+    let looked = verify::look(repository, VerifyOptions { data: Share::All }, &none, monitor, shutdown)?;
+    for id in &looked.vanished {
+        let (path, problem) = (path(layout::pack(id).as_str()), "it was there, and is gone".to_owned());
+        report.repaired.push(Repaired { path, problem, fate: Fate::Gone });
+    }
     for bad in &looked.pass.bad {
         let fate = repository.set_pack_aside(bad.id)?;
         let (path, problem) = (path(layout::pack(&bad.id).as_str()), clean(&bad.problems.join("; ")));
@@ -102,11 +108,22 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
     let lacking: Vec<ChunkId> = looked.hurt.iter().flat_map(|hurt| &hurt.lack.chunks).copied().collect();
     if !lacking.is_empty() {
         // It should not be there; that is no reason to leave it there.
-        let _prune = Lock::shared(&repository.lock("prune"))?;
-        trash::rescue(&repository.packs, &lacking)?;
+        let rescued = {
+            let _prune = Lock::shared(&repository.lock("prune"))?;
+            trash::rescue_packs(&repository.packs, &lacking)?
+        };
+        // Nobody has read them since they went there.
+        for id in rescued {
+            let fate = repository.set_pack_aside(id)?;
+            if fate != Fate::Whole {
+                let (path, problem) =
+                    (path(layout::pack(&id).as_str()), "it came back from the trash damaged".to_owned());
+                report.repaired.push(Repaired { path, problem, fate });
+            }
+        }
     }
     monitor.phase(Phase::Finish);
-    let after = verify::look(repository, VerifyOptions { data: Share::None }, monitor, shutdown)?;
+    let after = verify::look(repository, VerifyOptions { data: Share::None }, &none, monitor, shutdown)?;
     let mut findings = Findings::default();
     after.tell(repository, &mut findings);
     report.left.extend(findings.files);

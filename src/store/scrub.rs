@@ -75,6 +75,11 @@ impl ScrubState {
         self.packs.insert(pack, now.as_second());
     }
 
+    /// Whether a pack is whole is not known any more.
+    pub fn doubt(&mut self, pack: &PackId) {
+        self.packs.remove(pack);
+    }
+
     /// When a pack was found whole last.
     pub fn last(&self, pack: &PackId) -> Option<Timestamp> {
         Timestamp::from_second(*self.packs.get(pack)?).ok()

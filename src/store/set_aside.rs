@@ -35,6 +35,13 @@ pub enum Fate {
         /// The latest time at which it can have come.
         received_at: Timestamp,
     },
+    /// It is nowhere any more.
+    Gone,
+    /// It lies where it lay: it could not be set aside yet.
+    Left {
+        /// What stood in the way.
+        why: String,
+    },
     /// It lies there now, and so many chunks of it live on in a new pack.
     SetAside {
         /// Its name in the repository.

@@ -151,7 +151,7 @@ pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shut
         findings.files.push(DamagedFile::small(unusable.path, unusable.problem));
     }
     for repository in store.repositories() {
-        look(&repository, options, monitor, shutdown)?.tell(&repository, &mut findings);
+        look(&repository, options, &BTreeSet::new(), monitor, shutdown)?.tell(&repository, &mut findings);
     }
     Ok(findings)
 }
@@ -174,6 +174,8 @@ fn problem_of(error: &Error) -> String {
 pub(crate) struct Looked {
     pub(crate) small: Small,
     pub(crate) pass: Pass,
+    /// Packs that the index knew and that are nowhere any more.
+    pub(crate) vanished: Vec<PackId>,
     pub(crate) packs: u64,
     pub(crate) rebuilt_index: bool,
     pub(crate) hurt: Vec<Hurt>,
@@ -187,10 +189,11 @@ pub(crate) struct Hurt {
     pub(crate) hits: hits::Hits,
 }
 
-/// Looks at one repository.
+/// Looks at one repository; of the packs in `whole` every byte is read, too.
 pub(crate) fn look(
     repository: &Repository,
     options: VerifyOptions,
+    whole: &BTreeSet<PackId>,
     monitor: &dyn Monitor,
     shutdown: &Shutdown,
 ) -> Result<Looked> {
@@ -198,10 +201,14 @@ pub(crate) fn look(
     // What this process has taken and not kept yet is no damage.
     packs.pending.drain();
     let mut small = small::look(repository)?;
+    // What is asked for below is asked of the index: it must not name what is not there any more.
+    let vanished = vanished(packs)?;
     let ids: Vec<PackId> = packs.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
     let mut state = ScrubState::load(&*packs.shelf)?;
     let now = packs.clock.now();
     let work: Vec<(PackId, Depth)> = ids.iter().map(|id| (*id, depth(*id, options.data, &state, now))).collect();
+    let work: Vec<_> =
+        work.into_iter().map(|(id, depth)| (id, if whole.contains(&id) { Depth::Data } else { depth })).collect();
     expect(packs, &work, monitor);
     let mut pass = packs::pass(packs, &work, monitor, shutdown)?;
     let rebuilt_index = packs.index.compare(&pass.summaries)?;
@@ -218,6 +225,7 @@ pub(crate) fn look(
         let more = packs::pass(packs, &new, monitor, shutdown)?;
         looked.extend(new.iter().map(|(id, _)| *id));
         pass.bad.extend(more.bad);
+        pass.unread.extend(more.unread);
         gone = lost(packs, &pass.bad)?;
     };
     // What was forgotten meanwhile may be lacking with good reason.
@@ -241,7 +249,21 @@ pub(crate) fn look(
         state.keep_only(&ids.iter().copied().collect());
         state.save(&*packs.shelf)?;
     }
-    Ok(Looked { small, pass, packs: ids.len() as u64, rebuilt_index, hurt })
+    Ok(Looked { small, pass, vanished, packs: ids.len() as u64, rebuilt_index, hurt })
+}
+
+/// Makes the index agree with what is there. What prune has thrown away or somebody has set aside just now has not vanished.
+fn vanished(packs: &Packs) -> Result<Vec<PackId>> {
+    let mut vanished = packs.index.reconcile()?.vanished;
+    if !vanished.is_empty() {
+        let aside: HashSet<String> =
+            packs.shelf.list(&layout::quarantine())?.iter().map(|name| name.last().to_owned()).collect();
+        vanished.retain(|id| !aside.iter().any(|name| name.starts_with(&id.to_string())));
+    }
+    for id in &vanished {
+        tracing::error!(pack = %id, "a pack is gone");
+    }
+    Ok(vanished)
 }
 
 /// Forgotten snapshots that could be brought back and lack something: no loss, and somebody may count on them.
@@ -354,6 +376,15 @@ impl Looked {
             chunks: bad.lost.iter().take(NAMED_CHUNKS).copied().collect(),
             more_chunks: bad.lost.len().saturating_sub(NAMED_CHUNKS) as u64,
         }));
+        findings.files.extend(self.pass.unread.iter().map(|(id, why)| {
+            let problem = format!("it cannot be read at the moment, and is not taken for damaged: {why}");
+            DamagedFile::small(path(layout::pack(id).as_str()), problem)
+        }));
+        findings.files.extend(
+            self.vanished
+                .iter()
+                .map(|id| DamagedFile::small(path(layout::pack(id).as_str()), "it was there, and is gone".to_owned())),
+        );
         findings.notes.extend(self.small.notes.iter().map(|note| format!("{}: {note}", repository.alias())));
         if self.rebuilt_index {
             let index = path(layout::INDEX_FILE);

@@ -119,7 +119,7 @@ async fn whatever_bit_is_flipped_repair_and_one_backup_make_the_newest_tree_whol
                 mended += 1;
             }
             Fate::SetAside { .. } => aside += 1,
-            Fate::Whole | Fate::NewReceipt { .. } => panic!("round {round}: {report:#?}"),
+            fate => panic!("round {round}: {fate:?}, {report:#?}"),
         }
         bench.back_up(&vault(&store)).await.unwrap();
         assert!(restored(&store, &bench).await.is_empty(), "round {round}");

@@ -34,8 +34,13 @@ pub(crate) fn list(shelf: &dyn Shelf) -> Result<Vec<Trashed>> {
 
 /// Puts back every pack that holds one of `wanted`. Returns how many. The caller holds the prune lock, shared or not.
 pub(crate) fn rescue(packs: &Packs, wanted: &[ChunkId]) -> Result<u64> {
+    Ok(rescue_packs(packs, wanted)?.len() as u64)
+}
+
+/// The same. Returns which.
+pub(crate) fn rescue_packs(packs: &Packs, wanted: &[ChunkId]) -> Result<Vec<PackId>> {
     let wanted: HashSet<_> = wanted.iter().collect();
-    let mut rescued = 0;
+    let mut rescued = Vec::new();
     for trashed in list(&*packs.shelf)? {
         let object = match packs.shelf.open(&trashed.name) {
             // Somebody else has put it back.
@@ -46,7 +51,7 @@ pub(crate) fn rescue(packs: &Packs, wanted: &[ChunkId]) -> Result<u64> {
         let pack = IndexedPack::of(trashed.pack, length, &trailer);
         if pack.chunks.keys().any(|id| wanted.contains(id)) {
             put_back(packs, &trashed, pack)?;
-            rescued += 1;
+            rescued.push(trashed.pack);
         }
     }
     Ok(rescued)

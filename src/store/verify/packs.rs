@@ -26,6 +26,8 @@ pub(crate) struct BadPack {
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
     pub(crate) bad: Vec<BadPack>,
+    /// Packs that cannot be read at the moment, and why: nothing is known of them.
+    pub(crate) unread: Vec<(PackId, String)>,
     /// What each pack says that can be read, to be compared with the index.
     pub(crate) summaries: HashMap<PackId, Summary>,
     /// Packs whose every byte was read and is right.
@@ -38,6 +40,7 @@ pub(crate) struct Pass {
 impl Pass {
     fn merge(&mut self, other: Self) {
         self.bad.extend(other.bad);
+        self.unread.extend(other.unread);
         self.summaries.extend(other.summaries);
         self.whole.extend(other.whole);
         self.bytes += other.bytes;
@@ -101,6 +104,10 @@ fn look(
     let object = match packs.shelf.open(&layout::pack(&id)) {
         // Pruned or set aside since the list was made.
         Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if !error.is_bad_medium() => {
+            pass.unread.push((id, format!("{error}: {}", error.source)));
+            return Ok(());
+        }
         Err(error) => {
             let problems = vec![format!("{error}: {}", error.source)];
             let lost = packs.index.chunks_of(id)?.into_iter().collect();
@@ -126,7 +133,14 @@ fn look(
     let look = pack_look::whole(id, &*object, &mut read, &mut |block| {
         saved.extend(block.header.chunks.iter().map(|chunk| chunk.id));
         Ok(())
-    })?;
+    });
+    let look = match look {
+        Err(Error::Platform(error)) => {
+            pass.unread.push((id, format!("{error}: {}", error.source)));
+            return Ok(());
+        }
+        other => other?,
+    };
     pass.bytes += look.bytes;
     match &look.indexed {
         Some(indexed) => drop(pass.summaries.insert(id, indexed.summary())),

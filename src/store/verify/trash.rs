@@ -31,17 +31,32 @@ pub(crate) fn look(
         let mut read = |_| if shutdown.is_stopped() { Err(Error::Stopped) } else { Ok(()) };
         let (indexed, problem) = match (depth, pack_look::trailer(trashed.pack, &*object)) {
             (Depth::Trailer, Ok(indexed)) => (Some(indexed), None),
-            (_, trailer) => {
-                let look = pack_look::whole(trashed.pack, &*object, &mut read, &mut |_| Ok(()))?;
-                (trailer.ok(), (!look.is_whole()).then(|| look.problems.join("; ")))
-            }
+            (_, trailer) => match pack_look::whole(trashed.pack, &*object, &mut read, &mut |_| Ok(())) {
+                Err(Error::Platform(error)) => {
+                    notes.push(format!("`{name}` cannot be read at the moment: {}", error.source));
+                    continue;
+                }
+                look => {
+                    let look = look?;
+                    (trailer.ok(), (!look.is_whole()).then(|| look.problems.join("; ")))
+                }
+            },
         };
-        if let Some(problem) = problem {
-            notes.push(format!("`{name}` is damaged ({problem}); nothing that is kept needs it"));
-        }
-        if indexed.is_some_and(|indexed| indexed.chunks.keys().any(|id| lacking.contains(id))) {
-            notes.push(format!("`{name}` holds what a snapshot lacks; `lan-backup repair` puts it back"));
-        }
+        let known = indexed.is_some();
+        let wanted = indexed.is_some_and(|indexed| indexed.chunks.keys().any(|id| lacking.contains(id)));
+        notes.extend(match (problem, wanted) {
+            (None, false) => None,
+            (None, true) => Some(format!("`{name}` holds what a snapshot lacks; `lan-backup repair` puts it back")),
+            (Some(problem), true) => Some(format!(
+                "`{name}` is damaged ({problem}), and was to hold what a snapshot lacks; `lan-backup repair` puts back what is good of it"
+            )),
+            (Some(problem), false) if known || lacking.is_empty() => {
+                Some(format!("`{name}` is damaged ({problem}); nothing that is kept needs it"))
+            }
+            (Some(problem), false) => {
+                Some(format!("`{name}` is damaged ({problem}); whether it holds what a snapshot lacks is not known"))
+            }
+        });
     }
     Ok(notes)
 }
