@@ -3,6 +3,7 @@
 
 use crate::platform::{Context, Result};
 use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,33 @@ pub fn open(path: &Path) -> Result<File> {
 pub fn open_no_follow(path: &Path) -> Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).context("open", path)
+}
+
+/// Reads exactly `length` bytes on from where `file` is, in pieces of at most `piece` bytes, as long as `each` wants more: a file that
+/// became shorter is an error, and never given as whole.
+pub fn read_exactly(
+    file: &mut impl Read,
+    length: u64,
+    piece: usize,
+    mut each: impl FnMut(Vec<u8>) -> bool,
+) -> io::Result<()> {
+    let mut left = length;
+    while left > 0 {
+        let mut bytes = vec![0; piece.min(usize::try_from(left).unwrap_or(piece))];
+        let count = match file.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile"));
+        }
+        bytes.truncate(count);
+        left -= count as u64;
+        if !each(bytes) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Creates a file that must not exist yet, for reading and writing.
@@ -104,9 +132,9 @@ pub fn read_dir_kinds(path: &Path) -> Result<Vec<(std::ffi::OsString, Kind)>> {
         };
         Ok((entry.file_name(), kind))
     };
-    let kind = |entry: std::io::Result<DirEntry>| match entry.and_then(kind) {
+    let kind = |entry: io::Result<DirEntry>| match entry.and_then(kind) {
         // Gone since the folder was read.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         other => Some(other.context("list", path)),
     };
     entries.filter_map(kind).collect()
@@ -206,5 +234,26 @@ impl OpenFile {
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, offset).context("read", &self.path)?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_so_many_bytes_are_read_or_it_is_an_error() {
+        let read = |length, stop_after: usize| {
+            let mut pieces = Vec::new();
+            let result = read_exactly(&mut &b"0123456789"[..], length, 4, |piece| {
+                pieces.push(piece.len());
+                pieces.len() < stop_after
+            });
+            (result.map_err(|error| error.kind()), pieces)
+        };
+        assert_eq!(read(9, 99), (Ok(()), vec![4, 4, 1]));
+        assert_eq!(read(0, 99), (Ok(()), vec![]));
+        assert_eq!(read(11, 99), (Err(io::ErrorKind::UnexpectedEof), vec![4, 4, 2]));
+        assert_eq!(read(11, 1), (Ok(()), vec![4]), "nobody takes them any more");
     }
 }

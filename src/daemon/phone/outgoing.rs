@@ -98,23 +98,12 @@ pub(crate) async fn read(
 }
 
 fn read_from_disk(source: &Path, size: u64, pieces: &mpsc::Sender<Bytes>, monitor: &dyn Monitor) -> io::Result<()> {
-    let mut file = fs::open_no_follow(source).map_err(|error| error.source)?.take(size);
-    let mut left = size;
-    while left > 0 {
-        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Err(io::Error::other("it became shorter meanwhile"));
-        }
-        piece.truncate(count);
-        left -= count as u64;
-        monitor.count(Counter::Bytes, count as u64);
+    let mut file = fs::open_no_follow(source).map_err(|error| error.source)?;
+    fs::read_exactly(&mut file, size, PIECE, |piece| {
+        monitor.count(Counter::Bytes, piece.len() as u64);
         // The connection ended; the call says why.
-        if pieces.blocking_send(piece.into()).is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
+        pieces.blocking_send(piece.into()).is_ok()
+    })
 }
 
 /// Apps show pictures as pictures and put them into the gallery.

@@ -6,7 +6,7 @@
 use crate::model::{Content, Entry, EntryKind, Metadata, Name, RelPath};
 use crate::monitor::Monitor;
 use crate::platform::attributes;
-use crate::platform::fs::{File, Metadata as FileMetadata};
+use crate::platform::fs::{File, Metadata as FileMetadata, read_exactly};
 use crate::platform::root_dir::{self, RootDir};
 use crate::platform::shutdown::Shutdown;
 use crate::restore::action::{Action, Planned};
@@ -156,23 +156,11 @@ fn tag(metadata: &FileMetadata) -> String {
     format!("\"{inode:x}-{:x}-{time:x}\"", metadata.len())
 }
 
-/// Reads exactly what was promised: a file that became shorter is an error, and never given as whole.
+/// Reads what was promised.
 fn read(mut file: File, range: &Range<u64>, sink: &mpsc::Sender<Bytes>) -> io::Result<()> {
     file.seek(SeekFrom::Start(range.start))?;
-    let mut left = range.end - range.start;
-    while left > 0 {
-        let mut piece = vec![0; READ_BYTES.min(usize::try_from(left).unwrap_or(READ_BYTES))];
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile"));
-        }
-        piece.truncate(count);
-        left -= count as u64;
-        if sink.blocking_send(piece.into()).is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
+    let each = |piece: Vec<u8>| sink.blocking_send(piece.into()).is_ok();
+    read_exactly(&mut file, range.end - range.start, READ_BYTES, each)
 }
 
 impl Tree for FolderTree {

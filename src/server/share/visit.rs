@@ -43,15 +43,21 @@ impl Visit {
         field(self.parts.uri.query()?, name)
     }
 
-    fn is_head(&self) -> bool {
+    /// Nobody wants the bytes.
+    pub(crate) fn wants_head_only(&self) -> bool {
         self.parts.method == Method::HEAD
     }
 }
 
 /// A field of a form or a query; the first of its name.
 fn field(form: &str, name: &str) -> Option<String> {
+    String::from_utf8(field_bytes(form, name)?).ok()
+}
+
+/// The same for a name, which need not be UTF-8.
+fn field_bytes(form: &str, name: &str) -> Option<Vec<u8>> {
     let value = form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-    String::from_utf8(percent::decoded_field(value)?).ok()
+    percent::decoded_field(value)
 }
 
 /// Answers, and says in the headers of each answer what a browser may do with it.
@@ -184,7 +190,8 @@ async fn browse(share: &Arc<Share>, visit: &Visit, token: &str, folder: Option<R
             Err(error) => return trouble(share, Some(path), &error),
         }
     }
-    let after = visit.parameter_bytes("after").and_then(|bytes| Name::new(bytes).ok());
+    let after = visit.parts.uri.query().and_then(|query| field_bytes(query, "after"));
+    let after = after.and_then(|bytes| Name::new(bytes).ok());
     let is_continued = after.is_some();
     let below = folder.clone();
     let making = async move |share: Arc<Share>| share.tree.list(below, after, page::PAGE_ITEMS + 1).await;
@@ -196,20 +203,6 @@ async fn browse(share: &Arc<Share>, visit: &Visit, token: &str, folder: Option<R
             html(StatusCode::OK, listing.html())
         }
         Err(error) => trouble(share, folder.as_ref(), &error),
-    }
-}
-
-impl Visit {
-    /// The same for a name, which need not be UTF-8.
-    fn parameter_bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let query = self.parts.uri.query()?;
-        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-        percent::decoded_field(value)
-    }
-
-    /// Nobody wants the bytes.
-    pub(crate) fn wants_head_only(&self) -> bool {
-        self.is_head()
     }
 }
 

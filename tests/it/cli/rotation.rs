@@ -39,6 +39,32 @@ fn both_devices_change_their_certificates_and_stay_paired() {
 }
 
 #[test]
+fn what_is_kept_of_a_device_goes_with_it_when_it_is_recognised_here_first() {
+    let lan = Lan::new();
+    let (mut nas, mut laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(300_000, 1))]);
+    let docs = docs.to_str().unwrap();
+    // Each keeps the other's backup.
+    assert_eq!(laptop.run(&["trust", "nas", "--grant", "backup"]).code, 0);
+    laptop.run(&["send", "nas", docs]).done();
+    laptop.serve(&["--accept", "paired"]);
+    nas.run(&["send", &laptop.address(), docs]).done();
+    let before = laptop.snapshots(None);
+    assert_eq!(before.len(), 1);
+    laptop.stop();
+    nas.stop();
+
+    // The laptop meets the new certificate when it calls, so nas has nothing to say any more when it calls next.
+    nas.run(&["rotate"]);
+    nas.serve(&["--accept", "paired"]);
+    laptop.run(&["send", "nas", docs]).done();
+    laptop.serve(&["--accept", "paired"]);
+    let again = nas.run(&["send", &laptop.address(), docs]);
+    assert!(again.done()["newFiles"] == 0 && again.number("uploadedBytes") < 50_000, "{again:#?}");
+    assert_eq!(laptop.snapshots(None).len(), 2, "one history");
+}
+
+#[test]
 fn a_device_in_the_place_and_with_the_name_of_a_known_one_gets_nothing_and_is_called_out() {
     let lan = Lan::new();
     let (mut nas, laptop) = lan.paired();
