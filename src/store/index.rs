@@ -4,8 +4,8 @@
 //! question goes through [`Index::ask`], which builds the index anew when the answer shows damage, and an answer "not there"
 //! that matters is given only after [`Index::doubt`] has looked at everything.
 //!
-//! Several processes share one file (WAL). One that builds it anew deletes it and makes another; the others notice by the
-//! file's identity and open that.
+//! Several processes share one file (WAL). One that builds it anew makes another beside it and puts that in its place when it is complete; the
+//! others notice by the file's identity and open that.
 
 pub(crate) mod table;
 
@@ -104,7 +104,15 @@ impl Index {
         let lock = folder.join(LOCKS).join("index");
         let index = Self { path: folder.join(INDEX_FILE), lock, shelf, state: Mutex::default() };
         let absent = fs::metadata_if_there(&index.path)?.is_none();
+        let mut built = 0;
+        if absent && !index.listed()?.is_empty() {
+            // Others that are running must not see it grow.
+            let mut state = index.state();
+            index.rebuild(&mut state)?;
+            built = state.open.as_ref().map_or(0, |open| open.packs.len() as u64);
+        }
         let mut reconciled = index.reconcile()?;
+        reconciled.added += built;
         reconciled.rebuilt |= absent && reconciled.added > 0;
         Ok((index, reconciled))
     }
@@ -167,7 +175,7 @@ impl Index {
         if numbers.is_empty() { Ok(()) } else { self.ask(|open| forget(open, &numbers, ids)).map(|_| ()) }
     }
 
-    /// Deletes the file and makes another from the packs.
+    /// Makes another file from the packs.
     pub(crate) fn build_anew(&self) -> Result<()> {
         let mut state = self.state();
         self.rebuild(&mut state)
@@ -291,21 +299,47 @@ impl Index {
         Ok(open)
     }
 
-    /// Deletes the file and makes another with all packs. The lock keeps two processes from doing so at once.
+    /// Makes another file with all packs beside the old one, and puts it in its place once it is complete: others go on with the old one until
+    /// then, and never see half of it. The lock keeps two processes from doing so at once, and from opening what is about to go.
     fn rebuild(&self, state: &mut State) -> Result<()> {
         state.open = None;
+        let draft = self.path.with_file_name(format!("{INDEX_FILE}.new"));
         {
             let _locked = Lock::exclusive(&self.lock)?;
-            for suffix in ["", "-wal", "-shm", "-journal"] {
-                fs::remove_file(&self.path.with_file_name(format!("{INDEX_FILE}{suffix}")))?;
-            }
+            remove(&draft, &["", "-wal", "-shm", "-journal"])?;
+            let connection = table::open(&draft).map_err(failed)?;
+            let mut open = Open { connection, identity: None, version: 0, packs: PackRows::new() };
+            self.fill(&mut open, &self.listed()?)?;
+            // Everything in one file.
+            open.connection.pragma_update(None, "journal_mode", "delete").map_err(|error| failed(error.into()))?;
+            drop(open);
+            // What belongs to the old one must not be taken for the new one's. Cut here, the old one lacks its last rows, and opening it adds them.
+            remove(&self.path, &["-wal", "-shm", "-journal"])?;
+            fs::rename(&draft, &self.path)?;
         }
-        let failed = |trouble| match trouble {
-            Trouble::Fatal(error) => Error::Index(Box::new(error)),
-            Trouble::Corrupt(reason) => Error::Index(reason.into()),
-        };
+        // Who added or took out a pack meanwhile may have told the old one; the shelf was told before that.
+        let listed = self.listed()?;
+        let there: HashSet<PackId> = listed.iter().copied().collect();
+        let open = self.current(state).map_err(failed)?;
+        let gone: Vec<(i64, PackId)> = open.packs.iter().map(|(n, pack)| (*n, pack.id)).collect();
+        let (numbers, ids): (Vec<i64>, Vec<PackId>) = gone.into_iter().filter(|(_, id)| !there.contains(id)).unzip();
+        if !ids.is_empty() {
+            forget(open, &numbers, &ids).map_err(failed)?;
+        }
+        let known: HashSet<PackId> = open.packs.values().map(|pack| pack.id).collect();
+        let new: Vec<PackId> = listed.into_iter().filter(|id| !known.contains(id)).collect();
+        self.fill(open, &new)
+    }
+
+    /// All packs on the shelf.
+    fn listed(&self) -> Result<Vec<PackId>> {
         let mut ids: Vec<PackId> = self.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
         ids.sort();
+        Ok(ids)
+    }
+
+    /// Adds these packs, which survive a power cut before that.
+    fn fill(&self, open: &mut Open, ids: &[PackId]) -> Result<()> {
         self.shelf.confirm(&ids.iter().map(layout::pack).collect::<Vec<_>>())?;
         for ids in ids.chunks(PACKS_PER_TRANSACTION) {
             let mut bad = Vec::new();
@@ -313,10 +347,26 @@ impl Index {
             for (pack, reason) in bad {
                 tracing::error!(%pack, reason, "a pack cannot be read");
             }
-            self.current(state).and_then(|open| add(open, &packs)).map_err(failed)?;
+            add(open, &packs).map_err(failed)?;
         }
         Ok(())
     }
+}
+
+fn failed(trouble: Trouble) -> Error {
+    match trouble {
+        Trouble::Fatal(error) => Error::Index(Box::new(error)),
+        Trouble::Corrupt(reason) => Error::Index(reason.into()),
+    }
+}
+
+/// Deletes a file of SQLite's, and what belongs to it; fine when there is none.
+fn remove(path: &Path, suffixes: &[&str]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for suffix in suffixes {
+        fs::remove_file(&path.with_file_name(format!("{name}{suffix}")))?;
+    }
+    Ok(())
 }
 
 fn add(open: &mut Open, packs: &[IndexedPack]) -> Result<(), Trouble> {

@@ -17,8 +17,8 @@ use crate::store::prune::{Amount, trash};
 use crate::store::records::Kept;
 use crate::store::repository::Repository;
 use jiff::Timestamp;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
@@ -40,6 +40,9 @@ impl Volume {
         Self { chunks: self.chunks + other.chunks, plain: self.plain + other.plain, stored: self.stored + other.stored }
     }
 }
+
+/// How often packs are listed while chunks are missing: prune and backups write new ones meanwhile.
+const MAX_ROUNDS: u32 = 8;
 
 /// One snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,25 +140,34 @@ pub fn stats(repository: &Repository, stopped: &dyn Fn() -> bool) -> Result<Stat
         });
     }
     drop(walk);
-    let mut ids: Vec<PackId> = packs.index.packs()?.iter().map(|row| row.id).collect();
-    ids.sort();
-    for id in ids {
-        if stopped() {
-            return Err(Error::Stopped);
-        }
-        let object = match packs.shelf.open(&layout::pack(&id)) {
-            // Prune works beside this.
-            Err(error) if error.is_not_found() => continue,
-            other => other?,
-        };
-        match Trailer::of(id, &*object) {
-            Ok((trailer, length)) => {
-                stats.packs.add(length);
-                stats.weigh(&trailer, &mut bringers);
+    let mut weighed = HashSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let mut ids: Vec<PackId> = packs.index.packs()?.iter().map(|row| row.id).collect();
+        ids.retain(|id| weighed.insert(*id));
+        ids.sort();
+        for id in &ids {
+            if stopped() {
+                return Err(Error::Stopped);
             }
-            Err(error) if error.is_damage() => stats.unreadable.push((id, error.to_string())),
-            Err(error) => return Err(error),
+            let object = match packs.shelf.open(&layout::pack(id)) {
+                // Prune works beside this.
+                Err(error) if error.is_not_found() => continue,
+                other => other?,
+            };
+            match Trailer::of(*id, &*object) {
+                Ok((trailer, length)) => {
+                    stats.packs.add(length);
+                    stats.weigh(&trailer, &mut bringers);
+                }
+                Err(error) if error.is_damage() => stats.unreadable.push((*id, error.to_string())),
+                Err(error) => return Err(error),
+            }
         }
+        if bringers.is_empty() || ids.is_empty() {
+            break;
+        }
+        // What is not there may have been written into another pack since they were listed.
+        packs.index.reconcile()?;
     }
     stats.missing = bringers.len() as u64;
     for trashed in trash::list(&*packs.shelf)? {

@@ -13,6 +13,7 @@ mod fuzzing;
 mod heal;
 mod hostile_lists;
 mod hostile_manifest;
+mod index_rebuild;
 mod looks;
 mod model_based;
 mod old_stores;

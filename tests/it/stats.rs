@@ -8,6 +8,7 @@ use lan_backup::model::{Keep, SetName};
 use lan_backup::store::prune::{Prune, Purpose};
 use lan_backup::store::stats::{Stats, Volume, stats};
 use lan_backup::store::{Error, Repository};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -111,4 +112,28 @@ fn what_is_damaged_or_gone_is_said_and_the_rest_is_counted() {
     assert!(found.missing > 0);
     assert_eq!(found.snapshots[1].added.chunks as usize, whole.files.len() + whole.streams.len());
     assert!(matches!(stats(&repository, &|| true), Err(Error::Stopped)));
+}
+
+#[test]
+fn what_a_prune_beside_it_writes_into_another_pack_is_not_said_to_be_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, repository, clock) = store_now(folder.path());
+    let heavy = chunks(1, 60);
+    put(&repository, &heavy).unwrap();
+    back_up(&repository, "documents", heavy.clone());
+    back_up(&repository, "documents", heavy.into_iter().skip(1).step_by(3).collect());
+    let keep = Keep { last: 1, ..Keep::default() };
+    clock.advance(8 * DAY);
+    prune(&repository, &keep);
+    clock.advance(8 * DAY);
+    let (asked, repacked) = (Cell::new(0), Cell::new(0));
+    let found = stats(&repository, &|| {
+        asked.set(asked.get() + 1);
+        // Once for the snapshot, and now the packs are listed.
+        if asked.get() == 2 {
+            repacked.set(prune(&repository, &keep).repacked.packs);
+        }
+        false
+    });
+    assert_eq!((found.unwrap().missing, repacked.get()), (0, 1));
 }

@@ -1,10 +1,13 @@
 //! A repository that is here and cannot be used is never taken for one that is not here.
 
 use crate::bit_rot::flip;
-use crate::store_support::{OWNER, assert_whole, back_up, files, new_repository, noise, open, source_key};
+use crate::store_support::{
+    OWNER, assert_whole, back_up, clock, files, new_repository, noise, open, receiver_key, source_key,
+};
 use lan_backup::model::{Alias, Fingerprint};
 use lan_backup::monitor::Silent;
 use lan_backup::platform::shutdown::Shutdown;
+use lan_backup::store::Store;
 use lan_backup::store::repair::repair;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,5 +73,35 @@ fn a_repository_beyond_mending_is_said_to_be_that_and_is_back_as_soon_as_its_fil
         assert_whole(&store.find_repository(&id).unwrap().unwrap(), &made);
         assert!(store.unusable().is_empty());
         assert_eq!(store.owned_by(&OWNER).map(|repository| repository.id()), Some(id));
+    }
+}
+
+#[test]
+fn a_flipped_bit_that_makes_a_file_look_newer_is_damage_and_is_mended() {
+    for name in ["config.json", "store.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, repository) = new_repository(folder.path());
+        let made = back_up(&repository, "documents", vec![noise(1, 500)]);
+        let other = Fingerprint::from_bytes([7; 32]);
+        let other = store.create_repository(other, &source_key().public(), Alias::new("pc")).unwrap().id();
+        let (id, path) = (repository.id(), small(folder.path(), name));
+        drop((repository, store));
+        let whole = fs::read_to_string(&path).unwrap();
+        for format in ["3", "5", "9"] {
+            fs::write(&path, whole.replacen("\"format\": 1", &format!("\"format\": {format}"), 1)).unwrap();
+            if name == "store.json" {
+                let refused = Store::open_or_create(folder.path(), clock(), receiver_key()).unwrap_err();
+                assert!(refused.is_damage(), "{refused}");
+                assert!(Store::mend_file(folder.path()).unwrap());
+            } else {
+                let (store, report) = open(folder.path());
+                assert_eq!((report.unusable_repositories.len(), store.repositories().len()), (1, 1), "{format}");
+                assert!(repair(&store, &Silent, &Shutdown::new()).unwrap().is_whole());
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), whole, "{format}");
+            let (store, _) = open(folder.path());
+            assert!(store.repository(&other).is_some());
+            assert_whole(&store.repository(&id).unwrap(), &made);
+        }
     }
 }
