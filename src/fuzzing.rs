@@ -26,12 +26,14 @@ use crate::protocol::session::{
 };
 use crate::protocol::{Announcement, ErrorBody};
 use crate::server;
+use crate::server::localsend::list::{self, What};
 use crate::signer::{self, Purpose, SigningKey};
 use crate::store::layout::PACK_MAGIC;
 use crate::store::pack::{self, PackedBlock, Trailer};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::io;
 
@@ -166,6 +168,20 @@ fn offers() -> Vec<Vec<u8>> {
 }
 
 fn localsend(bytes: &[u8]) {
+    // As the receiver reads it: entry by entry, every name checked, and no two the same.
+    if let Ok(listed) = list::read(bytes) {
+        shown(listed.info.alias.as_str());
+        match listed.what {
+            What::Message(text) => shown(&text),
+            What::Files(offer) => {
+                let mut paths = HashSet::new();
+                for (_, wanted) in &offer {
+                    names(wanted.path.as_bytes());
+                    assert!(paths.insert(wanted.path.as_bytes()), "{} twice", wanted.path);
+                }
+            }
+        }
+    }
     if let Ok(offered) = serde_json::from_slice::<PrepareFiles>(bytes) {
         shown(offered.info.alias.as_str());
         for offer in offered.files.values() {
