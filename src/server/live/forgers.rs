@@ -239,7 +239,8 @@ async fn a_device_that_floods_its_quota_costs_nobody_anything() {
         records += 1;
         assert!(records < 1000, "there is no end to the records");
     }
-    assert!(repository.stored_bytes().unwrap() + repository.record_bytes().unwrap() <= QUOTA + BESIDE);
+    let (stored, of_records) = (repository.stored_bytes().unwrap(), repository.record_bytes().unwrap());
+    assert!(stored + of_records <= QUOTA + BESIDE, "{stored} bytes of packs, {of_records} of {records} records");
 
     // Nothing of it was at the cost of what is there, its own or others'.
     let present = listed(&mut caller).await;
