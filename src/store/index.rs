@@ -212,20 +212,30 @@ impl Index {
         // taken for one that is gone.
         let (known, rebuilt) = self.ask(|open| Ok(open.packs.clone()))?;
         let mut result = Reconciled { rebuilt, ..Reconciled::default() };
-        let names = self.shelf.list(&layout::packs())?;
-        let listed: HashSet<PackId> = names.iter().filter_map(layout::pack_id).collect();
+        let mut listed: HashSet<PackId> = self.listed()?.into_iter().collect();
         let gone: Vec<i64> = known.iter().filter(|(_, pack)| !listed.contains(&pack.id)).map(|(n, _)| *n).collect();
+        let mut ids: HashSet<PackId> = known.values().map(|pack| pack.id).collect();
         if !gone.is_empty() {
             let gone_ids: Vec<PackId> = gone.iter().map(|number| known[number].id).collect();
-            self.ask(|open| forget(open, &gone, &gone_ids))?;
-            // What prune has thrown away just now has not vanished.
-            let names = self.shelf.list(&layout::trash())?;
-            let trashed: HashSet<PackId> =
-                names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect();
-            result.vanished = gone_ids.into_iter().filter(|pack| !trashed.contains(pack)).collect();
+            // What prune has thrown away just now has not vanished: it takes out the row before. Nor has what went to the trash before its row
+            // did, or what a backup brings back from there: that may be on its way, so both places are looked at twice.
+            let (mut vanished, _) = self.ask(|open| {
+                let there: HashSet<PackId> = open.packs.values().map(|pack| pack.id).collect();
+                forget(open, &gone, &gone_ids)?;
+                Ok(gone_ids.iter().copied().filter(|id| there.contains(id)).collect::<Vec<_>>())
+            })?;
+            for _ in 0..2 {
+                let names = self.shelf.list(&layout::trash())?;
+                let trashed: HashSet<PackId> =
+                    names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect();
+                listed = self.listed()?.into_iter().collect();
+                vanished.retain(|pack| !trashed.contains(pack) && !listed.contains(pack));
+            }
+            result.vanished = vanished;
+            // What is back may have been forgotten here after it was added there.
+            ids = self.ask(|open| Ok(open.packs.values().map(|pack| pack.id).collect()))?.0;
         }
-        let known: HashSet<PackId> = known.values().map(|pack| pack.id).collect();
-        let mut new: Vec<PackId> = listed.difference(&known).copied().collect();
+        let mut new: Vec<PackId> = listed.difference(&ids).copied().collect();
         new.sort();
         self.shelf.confirm(&new.iter().map(layout::pack).collect::<Vec<_>>())?;
         for ids in new.chunks(PACKS_PER_TRANSACTION) {
