@@ -217,19 +217,24 @@ impl Index {
         let mut ids: HashSet<PackId> = known.values().map(|pack| pack.id).collect();
         if !gone.is_empty() {
             let gone_ids: Vec<PackId> = gone.iter().map(|number| known[number].id).collect();
-            // What prune has thrown away just now has not vanished: it takes out the row before. Nor has what went to the trash before its row
-            // did, or what a backup brings back from there: that may be on its way, so both places are looked at twice.
+            // What prune throws away has not vanished: it takes out the row first, and once more when it empties the trash. Nor has what a backup
+            // brings back from there. All of that may be on its way, so both places are looked at before and after the rows.
+            let trashed = || {
+                let names = self.shelf.list(&layout::trash())?;
+                Ok::<HashSet<PackId>, Error>(
+                    names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect(),
+                )
+            };
+            let mut elsewhere = trashed()?;
             let (mut vanished, _) = self.ask(|open| {
                 let there: HashSet<PackId> = open.packs.values().map(|pack| pack.id).collect();
                 forget(open, &gone, &gone_ids)?;
                 Ok(gone_ids.iter().copied().filter(|id| there.contains(id)).collect::<Vec<_>>())
             })?;
             for _ in 0..2 {
-                let names = self.shelf.list(&layout::trash())?;
-                let trashed: HashSet<PackId> =
-                    names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect();
+                elsewhere.extend(trashed()?);
                 listed = self.listed()?.into_iter().collect();
-                vanished.retain(|pack| !trashed.contains(pack) && !listed.contains(pack));
+                vanished.retain(|pack| !elsewhere.contains(pack) && !listed.contains(pack));
             }
             result.vanished = vanished;
             // What is back may have been forgotten here after it was added there.

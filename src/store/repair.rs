@@ -115,7 +115,7 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
         // Nobody has read them since they went there.
         for id in rescued {
             let fate = repository.set_pack_aside(id)?;
-            if fate != Fate::Whole {
+            if !matches!(fate, Fate::Whole | Fate::Gone) {
                 let (path, problem) =
                     (path(layout::pack(&id).as_str()), "it came back from the trash damaged".to_owned());
                 report.repaired.push(Repaired { path, problem, fate });

@@ -268,7 +268,8 @@ impl Scrubber {
                 Fate::Left { why: error.to_string() }
             }
         };
-        if fate != Fate::Whole {
+        // Whether one that is gone is missed, the look tells.
+        if !matches!(fate, Fate::Whole | Fate::Gone) {
             let path = format!("{REPOSITORIES}/{}/{}", repository.id(), layout::pack(&pack));
             news.push(News::File { path, problem: problem.to_owned(), fate });
         }

@@ -112,8 +112,9 @@ impl Repository {
         let name = layout::pack(&id);
         let object = match packs.shelf.open(&name) {
             Err(error) if error.is_not_found() => {
+                // A row that was written while prune threw the pack away: what needs it is told that it is missing.
                 packs.index.remove(&[id])?;
-                return Ok(Fate::Whole);
+                return Ok(Fate::Gone);
             }
             other => other?,
         };

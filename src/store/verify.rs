@@ -23,6 +23,7 @@ pub(crate) mod trash;
 
 use crate::model::{Alias, ChunkId, PackId, RepositoryId, SetName, SnapshotId};
 use crate::monitor::{Counter, Monitor, Phase, Silent};
+use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
@@ -202,7 +203,7 @@ pub(crate) fn look(
     packs.pending.drain();
     let mut small = small::look(repository)?;
     // What is asked for below is asked of the index: it must not name what is not there any more.
-    let vanished = vanished(packs)?;
+    let mut vanished = vanished(repository)?;
     let ids: Vec<PackId> = packs.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
     let mut state = ScrubState::load(&*packs.shelf)?;
     let now = packs.clock.now();
@@ -244,6 +245,10 @@ pub(crate) fn look(
         let hits = finder.find(&kept.record.manifest, MAX_MARK_FILES)?;
         hurt.push(Hurt { kept, lack, hits });
     }
+    if hurt.is_empty() {
+        // Nothing that is kept needs them: a row that was written while its pack went to the trash is no loss.
+        vanished.clear();
+    }
     if !pass.whole.is_empty() {
         pass.whole.iter().for_each(|id| state.passed(*id, now));
         state.keep_only(&ids.iter().copied().collect());
@@ -252,8 +257,11 @@ pub(crate) fn look(
     Ok(Looked { small, pass, vanished, packs: ids.len() as u64, rebuilt_index, hurt })
 }
 
-/// Makes the index agree with what is there. What prune has thrown away or somebody has set aside just now has not vanished.
-fn vanished(packs: &Packs) -> Result<Vec<PackId>> {
+/// Makes the index agree with what is there. What prune has thrown away or somebody has set aside has not vanished.
+fn vanished(repository: &Repository) -> Result<Vec<PackId>> {
+    let packs = &*repository.packs;
+    // Neither does so meanwhile: the index would be told of a pack that goes at that moment, and ask for it later.
+    let _prune = Lock::shared(&repository.lock("prune"))?;
     let mut vanished = packs.index.reconcile()?.vanished;
     if !vanished.is_empty() {
         let aside: HashSet<String> =
@@ -261,7 +269,7 @@ fn vanished(packs: &Packs) -> Result<Vec<PackId>> {
         vanished.retain(|id| !aside.iter().any(|name| name.starts_with(&id.to_string())));
     }
     for id in &vanished {
-        tracing::error!(pack = %id, "a pack is gone");
+        tracing::warn!(pack = %id, "the index names a pack that is not here");
     }
     Ok(vanished)
 }
