@@ -4,12 +4,13 @@
 //! A target ends without a panic whatever it is given, and panics itself when what was let through breaks a rule: what is read
 //! can be written and read again, text is clean, paths stay inside, no proof but the right one is taken.
 
+mod localsend;
+
 use crate::client::blocks::BlockReader;
 use crate::codec::{Compression, Decoder, Encoder, chunk_id};
 use crate::discovery::{Selector, listener};
 use crate::identity::pairing::{Shower, Transcript, Typist};
 use crate::manifest;
-use crate::model::portable::portable_path;
 use crate::model::text::{clean, is_printable};
 use crate::model::{
     Alias, Block, Changes, Content, Entry, Extent, Fingerprint, IdempotencyKey, Pin, Record, RelPath, RepositoryId,
@@ -18,7 +19,6 @@ use crate::model::{
 use crate::platform;
 use crate::platform::disk::ReadAt;
 use crate::protocol::listing::Listing;
-use crate::protocol::localsend::{FilesWanted, PrepareFiles, Trouble};
 use crate::protocol::pairing::{PairConfirm, PairConfirmed, PairRequest, PairStart, PairStarted, PairState};
 use crate::protocol::rotation::{Rotated, RotatedAnswer};
 use crate::protocol::session::{
@@ -26,14 +26,12 @@ use crate::protocol::session::{
 };
 use crate::protocol::{Announcement, ErrorBody};
 use crate::server;
-use crate::server::localsend::list::{self, What};
 use crate::signer::{self, Purpose, SigningKey};
 use crate::store::layout::PACK_MAGIC;
 use crate::store::pack::{self, PackedBlock, Trailer};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashSet;
 use std::fmt::Debug;
 use std::io;
 
@@ -52,7 +50,7 @@ pub struct Target {
 pub const TARGETS: [Target; 10] = [
     Target { name: "datagram", seeds: announcements, run: datagram },
     Target { name: "json_bodies", seeds: bodies, run: json_bodies },
-    Target { name: "localsend", seeds: offers, run: localsend },
+    Target { name: "localsend", seeds: localsend::offers, run: localsend::read },
     Target { name: "names", seeds: words, run: names },
     Target { name: "upload_list", seeds: lists, run: upload_list },
     Target { name: "manifest", seeds: manifests, run: manifest_lines },
@@ -72,13 +70,13 @@ pub fn run(name: &str, bytes: &[u8]) {
 }
 
 /// What was read can be written, and reads as the same again.
-fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+pub(crate) fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let json = serde_json::to_vec(value).expect("messages have only string keys");
     let read = serde_json::from_slice::<T>(&json);
     assert_eq!(read.as_ref().ok(), Some(value), "{read:?}");
 }
 
-fn shown(text: &str) {
+pub(crate) fn shown(text: &str) {
     assert!(text.chars().all(is_printable), "{text:?} reaches a terminal");
 }
 
@@ -161,45 +159,6 @@ fn json_bodies(bytes: &[u8]) {
     }
 }
 
-fn offers() -> Vec<Vec<u8>> {
-    let offer = r#"{"info":{"alias":"Nice Orange","version":"2.1","deviceModel":"Samsung","deviceType":"mobile","fingerprint":"aa","port":53317,"protocol":"https","download":true},"files":{"id1":{"id":"id1","fileName":"DCIM/100/a.jpg","size":3,"fileType":"image/jpeg","sha256":"abababababababababababababababababababababababababababababababab","metadata":{"modified":"2026-01-02T03:04:05.123456789+02:00"}}}}"#;
-    let texts = [offer, r#"{"sessionId":"s","files":{"id1":"token"}}"#, r#"{"message":"Rejected"}"#];
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
-}
-
-fn localsend(bytes: &[u8]) {
-    // As the receiver reads it: entry by entry, every name checked, and no two the same.
-    if let Ok(listed) = list::read(bytes) {
-        shown(listed.info.alias.as_str());
-        match listed.what {
-            What::Message(text) => shown(&text),
-            What::Files(offer) => {
-                let mut paths = HashSet::new();
-                for (_, wanted) in &offer {
-                    names(wanted.path.as_bytes());
-                    assert!(paths.insert(wanted.path.as_bytes()), "{} twice", wanted.path);
-                }
-            }
-        }
-    }
-    if let Ok(offered) = serde_json::from_slice::<PrepareFiles>(bytes) {
-        shown(offered.info.alias.as_str());
-        for offer in offered.files.values() {
-            again(offer);
-            if let Ok(path) = portable_path(&offer.file_name) {
-                names(path.as_bytes());
-                shown(&path.to_string());
-                // Clean once is clean.
-                assert_eq!(portable_path(&path.to_string()).as_ref(), Ok(&path));
-            }
-        }
-    }
-    if let Ok(trouble) = serde_json::from_slice::<Trouble>(bytes) {
-        shown(&clean(&trouble.message));
-    }
-    let _ = serde_json::from_slice::<FilesWanted>(bytes);
-}
-
 fn words() -> Vec<Vec<u8>> {
     let texts =
         ["laptop", "Documents", "a/b/c.txt", "192.168.1.7:53317", "[fe80::1%eth0]:53317", "K7QM-2XRT", "123456"];
@@ -207,7 +166,7 @@ fn words() -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).chain(ids.into_iter().map(String::into_bytes)).collect()
 }
 
-fn names(bytes: &[u8]) {
+pub(crate) fn names(bytes: &[u8]) {
     if let Ok(path) = RelPath::new(bytes) {
         let parts: Vec<&[u8]> = path.as_bytes().split(|byte| *byte == b'/').collect();
         assert!(!parts.iter().any(|part| part.is_empty() || *part == b"." || *part == b".." || part.contains(&0)));
