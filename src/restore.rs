@@ -20,7 +20,9 @@
 //! | [`content`] | the bytes of one file, or a part of them, for those who write none |
 //! | [`target`] | where files go: the seam |
 //! | [`dir_target`] | into a folder |
+//! | [`dir_writer`] | its files, by several threads |
 //! | [`zip_target`] | into a zip file |
+//! | [`write`] | loads into a target, by several threads |
 //! | [`mod@run`] | plan, fetch and target together |
 
 pub mod action;
@@ -29,6 +31,7 @@ pub mod compare;
 pub mod conflict;
 pub mod content;
 pub mod dir_target;
+pub mod dir_writer;
 pub mod fetch;
 pub mod folder_stack;
 pub mod links;
@@ -36,6 +39,7 @@ pub mod plan;
 pub mod run;
 pub mod select;
 pub mod target;
+pub mod write;
 pub mod zip_target;
 
 pub use conflict::Conflict;

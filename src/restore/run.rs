@@ -1,15 +1,14 @@
-//! Carries out a plan: loads are fetched a few ahead and written in order by one thread; then links and folders are settled.
+//! Carries out a plan: loads are fetched a few ahead and written one after the other; then links and folders are settled.
 
-use crate::monitor::{Counter, Fault, Monitor, Phase};
+use crate::monitor::{Counter, Monitor, Phase};
 use crate::platform::shutdown::Shutdown;
-use crate::restore::action::PlanStats;
-use crate::restore::fetch::{Fetched, Loader, Step, WRONG_LENGTH, fetch};
-use crate::restore::plan::{Plan, PlanReader};
+use crate::restore::fetch::{Loader, fetch};
+use crate::restore::plan::Plan;
 use crate::restore::target::Target;
+use crate::restore::write::Writer;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
 use futures_util::stream::{self, TryStreamExt};
-use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -53,14 +52,7 @@ pub async fn run<V: Vault, T: Target + 'static>(
         }
         Ok(())
     });
-    let writer = Writer {
-        target,
-        monitor: monitor.clone(),
-        shutdown: shutdown.clone(),
-        in_file: None,
-        failed: 0,
-        failed_bytes: 0,
-    };
+    let writer = Writer::new(target, monitor.clone(), shutdown.clone())?;
     let stats = plan.stats;
     let writing = tokio::task::spawn_blocking(move || writer.write_all(loads));
     let loader = Loader::new(vault.clone(), entries);
@@ -86,123 +78,4 @@ pub async fn run<V: Vault, T: Target + 'static>(
     // The second pass reads the plan from its start: the first reader is gone, so the file's position is free again.
     let reader = plan.entries()?;
     tokio::task::spawn_blocking(move || writer.settle_all(reader, stats)).await.unwrap_or(Err(Error::Internal))
-}
-
-struct Writer<T> {
-    target: T,
-    monitor: Arc<dyn Monitor>,
-    shutdown: Shutdown,
-    // The path and size of the file at hand, unless it has failed already.
-    in_file: Option<(String, u64)>,
-    failed: u64,
-    failed_bytes: u64,
-}
-
-impl<T: Target> Writer<T> {
-    fn write_all(mut self, mut loads: mpsc::Receiver<Fetched>) -> Result<Self> {
-        while let Some(fetched) = loads.blocking_recv() {
-            if self.shutdown.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            for step in &fetched.steps {
-                self.step(step, &fetched)?;
-            }
-        }
-        Ok(self)
-    }
-
-    fn step(&mut self, step: &Step, fetched: &Fetched) -> Result<()> {
-        match step {
-            Step::Folder(planned) => {
-                let made = self.target.folder(planned);
-                self.or_fault(&planned.entry.path.to_string(), made)?;
-            }
-            Step::Begin(planned) => {
-                let path = planned.entry.path.to_string();
-                let begun = self.target.begin(planned);
-                self.in_file = Some((path, planned.entry.size()));
-                self.or_abandon(begun)?;
-            }
-            Step::Write(id, length) if self.in_file.is_some() => match (fetched.chunks.get(id), fetched.lost.get(id)) {
-                (Some(bytes), _) if bytes.len() as u64 == *length => {
-                    let written = self.target.write(bytes);
-                    self.or_abandon(written)?;
-                    self.monitor.count(Counter::Bytes, *length);
-                }
-                (Some(_), _) => self.lose(WRONG_LENGTH),
-                (None, reason) => self.lose(reason.map_or("one of its parts was not sent", String::as_str)),
-            },
-            Step::Hole(length) if self.in_file.is_some() => {
-                let skipped = self.target.hole(*length);
-                self.or_abandon(skipped)?;
-                self.monitor.count(Counter::Bytes, *length);
-            }
-            Step::End if self.in_file.is_some() => {
-                let ended = self.target.end();
-                self.or_abandon(ended)?;
-                self.in_file = None;
-                self.monitor.count(Counter::Files, 1);
-            }
-            Step::Lost(reason) if self.in_file.is_some() => self.lose(reason),
-            // The rest of a file that has failed already.
-            Step::Write(..) | Step::Hole(_) | Step::End | Step::Lost(_) => {}
-        }
-        Ok(())
-    }
-
-    fn lose(&mut self, reason: &str) {
-        self.target.abandon();
-        if let Some((subject, size)) = self.in_file.take() {
-            self.failed += 1;
-            self.failed_bytes = self.failed_bytes.saturating_add(size);
-            self.monitor.fault(Fault { subject, problem: format!("not restored: {reason}") });
-        }
-    }
-
-    fn or_abandon(&mut self, result: io::Result<()>) -> Result<()> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if is_full(&error) => {
-                self.target.abandon();
-                Err(Error::Target(error))
-            }
-            Err(error) => {
-                self.lose(&error.to_string());
-                Ok(())
-            }
-        }
-    }
-
-    fn or_fault(&mut self, subject: &str, result: io::Result<()>) -> Result<()> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if is_full(&error) => Err(Error::Target(error)),
-            Err(error) => {
-                self.monitor.fault(Fault::new(subject, &error));
-                Ok(())
-            }
-        }
-    }
-
-    fn settle_all(&mut self, mut plan: PlanReader, stats: PlanStats) -> Result<Report> {
-        while let Some(planned) = plan.read_next()? {
-            if self.shutdown.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            let settled = self.target.settle(&planned);
-            if settled.is_err() && planned.entry.is_file() {
-                self.failed += 1;
-                self.failed_bytes = self.failed_bytes.saturating_add(planned.entry.size());
-            }
-            self.or_fault(&planned.entry.path.to_string(), settled)?;
-        }
-        self.target.finish().map_err(Error::Target)?;
-        let files = stats.files.saturating_sub(stats.skipped_files + self.failed);
-        Ok(Report { files, bytes: stats.bytes.saturating_sub(self.failed_bytes) })
-    }
-}
-
-/// Whether the disk is full.
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

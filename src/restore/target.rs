@@ -3,14 +3,10 @@
 use crate::restore::action::Planned;
 use std::io;
 
-/// A place that files are restored to. Blocking. The calls come in path order, in two passes: first [`Target::folder`] for each
-/// folder and `begin`, `write`, `hole`, `end` for each file; then [`Target::settle`] for every entry, then [`Target::finish`].
+/// Writes one file after the other. Blocking. Dropped in the middle of a file, it leaves nothing of it.
 ///
-/// An error concerns one entry and becomes a fault, unless the disk is full.
-pub trait Target: Send {
-    /// Makes a folder, or finds that it is there.
-    fn folder(&mut self, planned: &Planned) -> io::Result<()>;
-
+/// An error concerns one file and becomes a fault, unless the disk is full.
+pub trait FileWriter: Send {
     /// Begins a file. Nothing shows under its final name before `end`.
     fn begin(&mut self, planned: &Planned) -> io::Result<()>;
 
@@ -25,6 +21,21 @@ pub trait Target: Send {
 
     /// The file begun last is not to be; nothing is left of it.
     fn abandon(&mut self);
+}
+
+/// A place that files are restored to. Blocking. The calls come in two passes: first [`Target::folder`] for each folder, before
+/// anything in it, and the files by this or by its further writers; then, in path order, [`Target::settle`] for every entry, then
+/// [`Target::finish`].
+///
+/// An error concerns one entry and becomes a fault, unless the disk is full.
+pub trait Target: FileWriter {
+    /// Makes a folder, or finds that it is there.
+    fn folder(&mut self, planned: &Planned) -> io::Result<()>;
+
+    /// So many writers that write whole files beside this one, each on a thread of its own; none where files come one after the other.
+    fn further_writers(&self, _count: usize) -> io::Result<Vec<Box<dyn FileWriter>>> {
+        Ok(Vec::new())
+    }
 
     /// Second pass: links, and metadata of what is kept. Folders get theirs when all that is in them is settled.
     fn settle(&mut self, planned: &Planned) -> io::Result<()>;

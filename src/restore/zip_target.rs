@@ -12,7 +12,7 @@ use crate::monitor::{Fault, Monitor};
 use crate::platform::durable::{Access, Staged};
 use crate::platform::shutdown::Shutdown;
 use crate::restore::action::{Action, Planned};
-use crate::restore::target::Target;
+use crate::restore::target::{FileWriter, Target};
 use crate::restore::{Error, Result};
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
@@ -155,12 +155,7 @@ fn options(metadata: &Metadata) -> SimpleFileOptions {
     time.map_or(options, |time| options.last_modified_time(time))
 }
 
-impl<S: Sink> Target for ZipTarget<S> {
-    fn folder(&mut self, planned: &Planned) -> io::Result<()> {
-        let name = self.name(planned);
-        Ok(self.zip()?.add_directory(name, options(&planned.entry.metadata))?)
-    }
-
+impl<S: Sink> FileWriter for ZipTarget<S> {
     fn begin(&mut self, planned: &Planned) -> io::Result<()> {
         let name = self.name(planned);
         Ok(self.zip()?.start_file(name, options(&planned.entry.metadata))?)
@@ -193,6 +188,13 @@ impl<S: Sink> Target for ZipTarget<S> {
             // What was written of the file so far is left out of the zip's directory.
             let _ = zip.abort_file();
         }
+    }
+}
+
+impl<S: Sink> Target for ZipTarget<S> {
+    fn folder(&mut self, planned: &Planned) -> io::Result<()> {
+        let name = self.name(planned);
+        Ok(self.zip()?.add_directory(name, options(&planned.entry.metadata))?)
     }
 
     fn settle(&mut self, planned: &Planned) -> io::Result<()> {

@@ -132,11 +132,21 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     router.fallback(unknown(StatusCode::NOT_FOUND)).method_not_allowed_fallback(unknown(StatusCode::METHOD_NOT_ALLOWED))
 }
 
+/// Whether a page in a browser may have made this request. What a browser adds of fetch metadata it adds together (W3C Fetch Metadata,
+/// section 4), so `Sec-Fetch-Mode` alone is the `fetch` of Node.js, which LocalSend apps are written with, too: on LocalSend's paths,
+/// and only there, it is let through.
+fn is_from_browser(request: &Request<Body>) -> bool {
+    let by_app = request.uri().path().starts_with(paths::LOCALSEND_PREFIX);
+    request.headers().keys().any(|name| match name.as_str() {
+        "sec-fetch-mode" => !by_app,
+        name => name == header::ORIGIN.as_str() || name.starts_with("sec-fetch-"),
+    })
+}
+
 /// The one door: browsers are turned away, and the caller is looked up by the certificate that the handshake proved, for each
 /// request anew, so that unpairing holds from the next one on.
 fn enter(shared: &Shared, need: Need, request: Request<Body>) -> Result<Call, ApiError> {
-    let from_browser = |name: &header::HeaderName| *name == header::ORIGIN || name.as_str().starts_with("sec-fetch-");
-    if request.headers().keys().any(from_browser) {
+    if is_from_browser(&request) {
         let message = "browsers are not served here";
         return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::BrowserRefused, message));
     }

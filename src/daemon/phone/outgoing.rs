@@ -15,7 +15,7 @@ use crate::platform::{attributes, fs};
 use crate::protocol::localsend::MAX_FILES;
 use crate::restore::action::{Action, Planned};
 use crate::restore::select::Include;
-use crate::restore::target::Target;
+use crate::restore::target::{FileWriter, Target};
 use crate::restore::zip_target::ZipTarget;
 use crate::server::share::tree::{Item, Kind, Tree};
 use bytes::Bytes;
@@ -208,7 +208,7 @@ pub(crate) fn pack(
         }
         match add(&mut zip, &source, path, metadata) {
             Ok(()) => any = true,
-            Err(error) if crate::restore::run::is_full(&error) => {
+            Err(error) if crate::restore::write::is_full(&error) => {
                 return Err(crate::restore::Error::Target(error).into());
             }
             Err(error) => {

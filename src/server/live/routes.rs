@@ -101,6 +101,26 @@ async fn browsers_are_refused_everywhere() {
     }
 }
 
+/// Node.js marks what its `fetch` sends so, and nothing else; a browser always says from which site, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_written_for_node_is_no_browser_to_localsends_calls_and_one_to_all_others() {
+    let live = Live::start();
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    let mut caller = live.caller(&device).await;
+    for route in ROUTES {
+        let mut request = to(route);
+        request.headers_mut().insert("sec-fetch-mode", http::HeaderValue::from_static("cors"));
+        let answer = caller.send(request).await;
+        let refused = !answer.status.is_success() && answer.code() == ErrorCode::BrowserRefused;
+        assert_eq!(refused, !route.path.starts_with(paths::LOCALSEND_PREFIX), "{}", route.path);
+        let mut request = to(route);
+        for (name, value) in [("sec-fetch-mode", "cors"), ("sec-fetch-site", "cross-site")] {
+            request.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
+        assert_eq!(caller.send(request).await.code(), ErrorCode::BrowserRefused, "{}", route.path);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_paths_and_methods_are_answered_in_our_words() {
     let live = Live::start();

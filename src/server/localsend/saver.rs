@@ -2,8 +2,9 @@
 //!
 //! Through [`RootDir`] only: one checked name at a time, never through a link. A file is written under a temporary name beside its
 //! place; when it is whole and its hash is right it waits for a few others, then all are synced at once, renamed, and their folders
-//! synced. So nothing partial ever has a final name, and an fsync is shared. What is there already with the same content is not
-//! kept twice; what is there with other content is left alone, and the new file gets the next free ` (2)`. Blocking.
+//! synced, on a thread beside those that take the next ones. So nothing partial ever has a final name, and an fsync is shared. What is
+//! there already with the same content is not kept twice; what is there with other content is left alone, and the new file gets the next
+//! free ` (2)`. Blocking.
 
 use crate::model::{ContentHash, FileTime, Name, RelPath};
 use crate::platform::attributes;
@@ -11,9 +12,11 @@ use crate::platform::root_dir::{self, Replace, RootDir};
 use crate::platform::{Context, Error, Result, fs, random};
 use crate::server::localsend::sessions::Wanted;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 /// Begins every temporary name.
 const TEMPORARY: &str = ".lan-backup-";
@@ -36,7 +39,8 @@ pub(crate) struct Saver {
     path: PathBuf,
     root: RootDir,
     waiting: Mutex<Vec<Part>>,
-    settling: Mutex<()>,
+    // What is being made durable beside the uploads; one lot at a time.
+    settling: Mutex<Option<JoinHandle<io::Result<()>>>>,
     saved: Mutex<Saved>,
 }
 
@@ -128,31 +132,42 @@ impl Saver {
         Ok(Saving { part })
     }
 
-    /// The file is whole; it waits to be made durable together with others.
-    pub(crate) fn finish(&self, saving: Saving, time: Option<FileTime>) -> Result<()> {
+    /// The file is whole; it waits to be made durable together with others. Fails, too, when those before it could not be.
+    pub(crate) fn finish(self: &Arc<Self>, saving: Saving, time: Option<FileTime>) -> Result<()> {
         let set = || {
             root_dir::set_permissions(&saving.part.file, FILE_MODE)?;
             time.map_or(Ok(()), |time| root_dir::set_modified(&saving.part.file, time))
         };
         set().context("save in", &self.path)?;
-        let enough = {
+        let parts = {
             let mut waiting = self.waiting();
             waiting.push(saving.part);
-            waiting.len() >= TOGETHER || waiting.iter().map(|part| part.bytes).sum::<u64>() >= TOGETHER_BYTES
+            let bytes: u64 = waiting.iter().map(|part| part.bytes).sum();
+            if waiting.len() < TOGETHER && bytes < TOGETHER_BYTES {
+                return Ok(());
+            }
+            std::mem::take(&mut *waiting)
         };
-        if enough { self.settle() } else { Ok(()) }
+        let mut settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = joined(settling.take());
+        let this = self.clone();
+        let begun = std::thread::Builder::new().name("inbox-sync".to_owned()).spawn(move || this.try_settle(&parts));
+        let begun = begun.map(|thread| *settling = Some(thread));
+        before.and(begun).context("save in", &self.path)
     }
 
     /// Makes everything that is whole durable under its final name, what others are busy with included.
     pub(crate) fn settle(&self) -> Result<()> {
-        let _alone = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = joined(settling.take());
         let parts = std::mem::take(&mut *self.waiting());
-        self.try_settle(&parts).context("save in", &self.path)
+        let rest = self.try_settle(&parts);
+        before.and(rest).context("save in", &self.path)
     }
 
     fn try_settle(&self, parts: &[Part]) -> io::Result<()> {
         sync_all(parts)?;
-        let mut folders: Vec<(&RelPath, &RootDir)> = Vec::new();
+        let mut folders = BTreeSet::new();
         let mut first_failure = Ok(());
         for part in parts {
             let placed = match place(part) {
@@ -172,11 +187,20 @@ impl Saver {
                     saved.renamed += u64::from(renamed);
                 }
             }
-            folders.push((&part.path, &part.folder));
+            // All above it, too: any of them may be new, whoever made it.
+            let above = std::iter::successors(part.path.parent(), RelPath::parent);
+            folders.extend(above);
         }
-        folders.sort_by_key(|(path, _)| path.parent());
-        folders.dedup_by_key(|(path, _)| path.parent());
-        folders.iter().try_for_each(|(_, folder)| folder.sync())?;
+        if !parts.is_empty() {
+            self.root.sync()?;
+        }
+        for folder in folders {
+            let mut open = RootDir::open_again(&self.root)?;
+            for component in folder.components() {
+                open = open.open_folder(&Name::new(component).map_err(io::Error::other)?)?;
+            }
+            open.sync()?;
+        }
         first_failure
     }
 
@@ -190,10 +214,9 @@ impl Saver {
                 Ok(inner) => inner,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Make => {
                     match folder.create_folder(&name) {
-                        Ok(()) => folder.sync()?,
-                        // Another upload was faster.
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                        Err(error) => return Err(error),
+                        // It may be that another upload was faster. It is durable when what comes into it is.
+                        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                        _ => {}
                     }
                     folder.open_folder(&name)?
                 }
@@ -232,6 +255,11 @@ impl Saving {
             source,
         })
     }
+}
+
+/// How it ended, if there was one.
+fn joined(thread: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed"))))
 }
 
 /// Syncs all files, some at once. The first failure counts: what could not be synced gets no name.
@@ -336,7 +364,7 @@ mod tests {
         RelPath::new(text.as_bytes()).unwrap()
     }
 
-    fn save(saver: &Saver, name: &str, bytes: &[u8]) {
+    fn save(saver: &Arc<Saver>, name: &str, bytes: &[u8]) {
         let mut saving = saver.begin(&path(name)).unwrap();
         saving.write(bytes).unwrap();
         saver.finish(saving, Some(FileTime::new(1_600_000_000, 123_456_789))).unwrap();
@@ -363,7 +391,7 @@ mod tests {
     #[test]
     fn nothing_has_its_final_name_before_it_is_settled_and_nothing_is_left_of_what_was_dropped() {
         let folder = tempfile::tempdir().unwrap();
-        let saver = Saver::open(folder.path()).unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
         save(&saver, "DCIM/a.jpg", b"a");
         let mut half = saver.begin(&path("half.jpg")).unwrap();
         half.write(b"half").unwrap();
@@ -379,7 +407,7 @@ mod tests {
     #[test]
     fn the_same_file_is_kept_once_and_another_of_its_name_gets_a_name_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let saver = Saver::open(folder.path()).unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
         for bytes in [b"one", b"two", b"one", b"two", b"six"] {
             save(&saver, "photo.jpg", bytes);
             save(&saver, ".hidden", bytes);
@@ -400,9 +428,41 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_a_lot_is_made_durable_beside_the_rest_and_all_of_it_is_when_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
+        let count = 2 * TOGETHER + 7;
+        for n in 0..count {
+            save(&saver, &format!("a/{}/{n}.jpg", n % 5), &n.to_le_bytes());
+        }
+        assert!(saver.waiting().len() < TOGETHER, "the lots before the last have gone on");
+        saver.settle().unwrap();
+        let saved = saver.take_saved();
+        assert_eq!((saved.files, saved.renamed, names(folder.path()).len()), (count as u64, 0, count));
+    }
+
+    #[test]
+    fn a_lot_that_could_not_be_placed_is_told_to_who_comes_next_and_takes_nothing_else_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
+        let mut lost = saver.begin(&path("lost/a")).unwrap();
+        lost.write(b"a").unwrap();
+        // Somebody clears the inbox up while it is filled.
+        std::fs::remove_dir_all(folder.path().join("lost")).unwrap();
+        saver.finish(lost, None).unwrap();
+        for n in 1..TOGETHER {
+            save(&saver, &n.to_string(), b"x");
+        }
+        save(&saver, "behind", b"x");
+        assert!(saver.settle().is_err());
+        assert_eq!(names(folder.path()).len(), TOGETHER);
+        saver.settle().unwrap();
+    }
+
+    #[test]
     fn what_is_held_is_known_by_name_size_and_time_or_by_hash() {
         let folder = tempfile::tempdir().unwrap();
-        let saver = Saver::open(folder.path()).unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
         save(&saver, "d/a", b"abc");
         saver.settle().unwrap();
         let sha256 = ContentHash::from_bytes(Sha256::digest(b"abc").into());
@@ -428,7 +488,7 @@ mod tests {
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(outside.path(), folder.path().join("d")).unwrap();
         std::os::unix::fs::symlink(outside.path().join("x"), folder.path().join("x")).unwrap();
-        let saver = Saver::open(folder.path()).unwrap();
+        let saver = Arc::new(Saver::open(folder.path()).unwrap());
         assert!(saver.begin(&path("d/a")).is_err());
         save(&saver, "x", b"x");
         saver.settle().unwrap();
