@@ -6,7 +6,7 @@
 #
 # Exit codes: 0 passed or skipped, 1 failed.
 #
-# 1. A store on a full disk refuses the new backup by name, keeps the old one, and takes the new one when there is space again.
+# 1. A store on a full disk refuses the new backup by name, keeps the old one, is pruned, and takes the new one when there is space again.
 # 2. A restore onto a full disk says so, leaves no file under its final name that is not whole, and goes on when there is space again.
 set -eu
 cd "$(dirname "$0")/.."
@@ -124,6 +124,7 @@ rm "$WORK/docs/second"
 head -c 300000 /dev/urandom >"$WORK/docs/third"
 expect 1 '"code":"full"' "a small backup on a disk without a byte" laptop send "$DEVICE" "$WORK/docs"
 has_hint
+expect 0 '"event":"pruned"' "a prune on a disk without a byte" nas prune --store "$WORK/small/store"
 kill -9 "$SERVE"
 wait "$SERVE" 2>/dev/null || true
 rm "$WORK/small/filler"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# kill -9 of a real receiver at random points of backups, restores and prunes, and what is left of them.
+# kill -9 of a real receiver at random points of backups and restores, and what is left of them. (A prune is a command of its own; the test
+# `a_prune_that_is_killed_at_any_moment_loses_nothing_and_the_next_one_goes_on` kills those.)
 #
 #   LAN_BACKUP_BIN=target/release/lan-backup tests/kill-receiver.sh        20 points; 200 with LAN_BACKUP_LONG set
 #

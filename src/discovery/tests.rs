@@ -152,7 +152,7 @@ async fn until(node: &Node, what: &str, seen: impl Fn(&[Device]) -> bool) {
 async fn until_report(node: &Node, what: &str, holds: impl Fn(&Report) -> bool) {
     let wait = async {
         while !holds(&node.handle.report()) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     let waited = tokio::time::timeout(PATIENCE, wait).await;

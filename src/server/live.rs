@@ -230,7 +230,7 @@ impl Live {
     async fn until(&self, true_now: impl Fn() -> bool) {
         let looking = async {
             while !true_now() {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
         tokio::time::timeout(LIMIT, looking).await.expect("it becomes true");

@@ -207,7 +207,7 @@ async fn a_crowd_of_sessions_is_served_within_bounds_and_leaves_no_descriptor_op
             continue;
         }
         // The receiver looks at what has come for a moment after the last commit; what leaks stays open.
-        for _ in 0..100 {
+        for _ in 0..PATIENCE.as_millis() / 100 {
             if after <= before {
                 break;
             }

@@ -143,7 +143,7 @@ fn restorer(repository: &Repository, clock: &ManualClock, all: &Mutex<HashMap<Sn
 fn verifier(store: &Store, seed: u64, done: &AtomicBool) -> u64 {
     let mut dice = dice(seed, 4);
     let mut looks = 0;
-    while !done.load(Ordering::Relaxed) {
+    while looks == 0 || !done.load(Ordering::Relaxed) {
         let data = if dice.below(2) == 0 { Share::All } else { Share::None };
         let findings = verify(store, VerifyOptions { data }, &Silent, &Shutdown::new()).unwrap();
         assert!(findings.is_clean(), "seed {seed}: {findings:#?}");
@@ -254,19 +254,22 @@ fn without_the_lock_and_the_second_look_chunks_that_are_needed_go() {
     let (_store, repository, _) = store_now(folder.path());
     let all = Mutex::new(HashMap::new());
     let done = AtomicBool::new(false);
+    let (looked, has_looked) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        let (all, done, repository) = (&all, &done, &repository);
-        let pruner = scope.spawn(|| {
+        let (all, done, repository, path) = (&all, &done, &repository, folder.path());
+        let pruner = scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 let before = all.lock().unwrap().len();
-                naive_prune(folder.path(), repository, all, || {
+                naive_prune(path, repository, all, || {
+                    let _ = looked.send(());
                     while !done.load(Ordering::Relaxed) && all.lock().unwrap().len() == before {
-                        std::thread::yield_now();
+                        std::thread::sleep(Duration::from_millis(1));
                     }
                 });
             }
         });
         let ends = Ends(done);
+        has_looked.recv().unwrap();
         // A list that is gone before the commit ends the backup; what was acknowledged before it is looked at all the same.
         let _ = source(repository, "documents", 1, 1, all);
         drop(ends);

@@ -158,6 +158,8 @@ fn do_the_worst(device: &Stranger, nas: &Node, session: SessionId, ids: &[ChunkI
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_do_their_worst_at_once_leave_the_receiver_within_its_memory() {
     let rounds = if long() { 4 } else { 1 };
+    // Whether all of them hold something at the same moment is up to the machine; it has to come to that once.
+    let attack = |before: u64, most: u64| most > before + 48 * MIB;
     let lan = Lan::new();
     let bad = [Stranger::new(), Stranger::new()];
     let honest = Identity::load_or_generate(&lan.path("honest")).unwrap();
@@ -172,7 +174,10 @@ async fn callers_that_do_their_worst_at_once_leave_the_receiver_within_its_memor
         sessions.push(vault.session());
     }
     let before = peak(&nas);
-    for round in 0..rounds {
+    for round in 0..10 {
+        if round >= rounds && attack(before, peak(&nas)) {
+            break;
+        }
         let lines: Vec<_> = std::thread::scope(|scope| {
             let (nas, ids) = (&nas, &ids);
             scope.spawn(|| strangers_offer_files(nas));
@@ -191,7 +196,7 @@ async fn callers_that_do_their_worst_at_once_leave_the_receiver_within_its_memor
     }
     let most = peak(&nas);
     figure(&format!("worst callers: peak {} MiB, {} MiB before", most / MIB, before / MIB));
-    assert!(most > before + 48 * MIB, "it was no attack: {} MiB before, {} MiB at the peak", before / MIB, most / MIB);
+    assert!(attack(before, most), "it was no attack: {} MiB before, {} MiB at the peak", before / MIB, most / MIB);
     assert!(most < MOST, "{} MiB", most / MIB);
     // They have hung up, and everything is there for the next one.
     let vault = open(client(&honest, &nas, &identity)).await;

@@ -63,13 +63,17 @@ async fn lists_without_a_session_count_among_a_devices_calls() {
     // All of its memory is taken, so that each list waits.
     let (shared, fingerprint) = (live.handle.shared.clone(), device.fingerprint());
     let taken = tokio::task::spawn_blocking(move || shared.memory(fingerprint, u64::MAX)).await.unwrap().unwrap();
+    // All are connected before the first of them waits: it does not wait for ever.
+    let mut callers = Vec::new();
+    for _ in 0..=MAX_CALLS_PER_DEVICE {
+        callers.push(live.caller(&device).await);
+    }
+    let mut one_more = callers.pop().unwrap();
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..MAX_CALLS_PER_DEVICE {
-        let mut caller = live.caller(&device).await;
+    for mut caller in callers {
         waiting.spawn(async move { caller.get(paths::SNAPSHOTS).await.status });
     }
     live.until(|| live.handle.shared.sessions().calls_of(fingerprint) == MAX_CALLS_PER_DEVICE).await;
-    let mut one_more = live.caller(&device).await;
     assert_eq!(one_more.get(paths::SNAPSHOTS).await.code(), ErrorCode::Busy);
     drop(taken);
     assert!(waiting.join_all().await.iter().all(|status| *status == StatusCode::OK));

@@ -84,7 +84,11 @@ fn a_prune_that_is_killed_at_any_moment_loses_nothing_and_the_next_one_goes_on()
     let (mut killed, mut freed, mut longest) = (0, 0, Duration::from_millis(50));
     fill(&docs);
     laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
-    for point in 0..points {
+    for point in 0..10 * points {
+        // On a busy machine the first ones may all be too late to kill anything.
+        if point >= points && killed > 0 {
+            break;
+        }
         change(&docs, &mut dice);
         laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
         age(&nas.store(), 9);
@@ -107,7 +111,7 @@ fn a_prune_that_is_killed_at_any_moment_loses_nothing_and_the_next_one_goes_on()
     assert!(killed > 0 && freed > 0, "{killed} killed, {freed} packs thrown away");
     assert_kept(&nas, &docs, &lan.path("to"));
     figure(&format!(
-        "row 2: {killed} of {points} prunes killed on their way, {freed} packs thrown away or deleted by the ones after, nothing lost"
+        "row 2: {killed} prunes killed at {points} points on their way, {freed} packs thrown away or deleted by the ones after, nothing lost"
     ));
 }
 
