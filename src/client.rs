@@ -74,7 +74,8 @@ struct Inner {
     /// Calls under way, each on a connection of its own.
     turns: Arc<Semaphore>,
     addresses: Arc<Addresses>,
-    expect: Expect,
+    /// Who has to answer; `None` in the clear.
+    expect: Option<Expect>,
     traffic: Traffic,
     patience: Patience,
 }
@@ -128,13 +129,29 @@ impl Client {
         expect: Expect,
         patience: Patience,
     ) -> Result<Self> {
-        let addresses = Arc::new(Addresses::new(addresses)?);
         let tls = Arc::unwrap_or_clone(identity.client_config(expect));
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .tls_info(true)
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).tls_info(true).https_only(true);
+        Self::build(builder, addresses, Some(expect), patience)
+    }
+
+    /// A client for a LocalSend app whose encryption is turned off, where a person has said so: whoever listens on the line reads what is
+    /// sent, and nobody has proved anything by answering. For LocalSend's calls and no others.
+    ///
+    /// # Errors
+    /// [`Error::Offline`] without any address.
+    pub fn in_the_clear(addresses: Vec<SocketAddr>) -> Result<Self> {
+        Self::build(reqwest::Client::builder(), addresses, None, Patience::default())
+    }
+
+    fn build(
+        builder: reqwest::ClientBuilder,
+        addresses: Vec<SocketAddr>,
+        expect: Option<Expect>,
+        patience: Patience,
+    ) -> Result<Self> {
+        let addresses = Arc::new(Addresses::new(addresses)?);
+        let http = builder
             .dns_resolver(Arc::clone(&addresses))
-            .https_only(true)
             .http1_only()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -144,7 +161,7 @@ impl Client {
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
             .build()
-            .map_err(|error| Error::Failed("the HTTPS client cannot be set up", error.into()))?;
+            .map_err(|error| Error::Failed("the HTTP client cannot be set up", error.into()))?;
         let turns = Arc::new(Semaphore::new(MAX_CALLS));
         let inner = Inner { http, turns, addresses, expect, traffic: Traffic::default(), patience };
         Ok(Self { inner: Arc::new(inner) })

@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 /// A name that no resolver knows (RFC 6761), so that a request can never go anywhere but to our own resolver's answer.
-const HOST: &str = "https://device.lan-backup.invalid";
+const HOST: &str = "device.lan-backup.invalid";
 /// An answer that is not a success: 4,096 missing ids are 275 KiB, a head record at most 256 KiB.
 const MAX_ERROR_BYTES: usize = 1 << 20;
 /// Pieces of a list between its writer and the connection; the writer has a channel of its own.
@@ -185,7 +185,7 @@ impl Client {
     /// Who answers, whatever it answers.
     pub(crate) async fn send_for_certificate(&self, call: &Call) -> Result<Option<Fingerprint>> {
         let turn = Arc::clone(&self.inner.turns).acquire_owned().await.expect("the semaphore is never closed");
-        let request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
+        let request = self.request(call);
         let response = timeout(call.answer, request.send()).await.map_err(|_| Error::TimedOut(call.what))?;
         let response = response.map_err(|error| {
             let connecting = if error.is_connect() { Connecting::Yes } else { Connecting::No };
@@ -195,12 +195,17 @@ impl Client {
         Ok(Answer { response, traffic, patience, _turn: turn }.fingerprint())
     }
 
+    fn request(&self, call: &Call) -> reqwest::RequestBuilder {
+        let scheme = if self.inner.expect.is_some() { "https" } else { "http" };
+        self.inner.http.request(call.method.clone(), format!("{scheme}://{HOST}{}", call.path))
+    }
+
     /// Sends one request to the current address. The future may be dropped at any time; the connection is then closed.
     pub(crate) async fn send_once(&self, call: &Call, payload: Payload) -> Result<Answer> {
         let traffic = &self.inner.traffic;
         let turn = Arc::clone(&self.inner.turns).acquire_owned().await.expect("the semaphore is never closed");
         let progress = Arc::new(Progress::default());
-        let mut request = self.inner.http.request(call.method.clone(), format!("{HOST}{}", call.path));
+        let mut request = self.request(call);
         if let Some(session) = &call.session {
             request = request.header(SESSION_HEADER, session.to_string());
         }

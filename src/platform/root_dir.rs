@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, 
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -189,6 +190,13 @@ pub fn is_absence(error: &io::Error) -> bool {
 pub fn modified(metadata: &Metadata) -> FileTime {
     use cap_std::fs::MetadataExt;
     FileTime::new(metadata.mtime(), metadata.mtime_nsec() as u32)
+}
+
+/// Has the system begin to write a part of an open file to the disk, and not keep it in memory afterwards. A hint: it changes nothing
+/// about what is durable, and a system that cannot do it does not.
+pub fn begin_write_back(file: impl AsFd, part: Range<u64>) {
+    let length = std::num::NonZero::new(part.end.saturating_sub(part.start));
+    let _ = rustix::fs::fadvise(file, part.start, length, rustix::fs::Advice::DontNeed);
 }
 
 /// Gives an open file its mode.

@@ -31,6 +31,9 @@ pub enum SetIds {
     PutBack,
 }
 
+/// Of a large file the disk begins to write so many bytes at a time while the next ones come: all of it at the end would be waited for.
+const WRITE_BACK_BYTES: u64 = 16 << 20;
+
 /// What all writers of one restore share.
 #[derive(Debug)]
 pub(crate) struct Common {
@@ -141,6 +144,8 @@ struct Current {
     in_group: bool,
     // Bytes so far, holes at the end included.
     length: u64,
+    // How many of them the disk was told to write.
+    on_its_way: u64,
 }
 
 impl DirWriter {
@@ -163,14 +168,19 @@ impl FileWriter for DirWriter {
         let _ = file.try_lock();
         let (metadata, replace) = (planned.entry.metadata.clone(), planned.action.replace());
         let in_group = is_in_group(planned);
-        self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0 });
+        self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0, on_its_way: 0 });
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.length += bytes.len() as u64;
-        current.file.write_all(bytes)
+        current.file.write_all(bytes)?;
+        if current.length - current.on_its_way >= WRITE_BACK_BYTES {
+            root_dir::begin_write_back(&current.file, current.on_its_way..current.length);
+            current.on_its_way = current.length;
+        }
+        Ok(())
     }
 
     fn hole(&mut self, length: u64) -> io::Result<()> {
@@ -181,7 +191,7 @@ impl FileWriter for DirWriter {
 
     fn end(&mut self) -> io::Result<()> {
         let Some(current) = self.current.take() else { return Ok(()) };
-        let Current { file, temporary, path, metadata, replace, in_group, length } = current;
+        let Current { file, temporary, path, metadata, replace, in_group, length, .. } = current;
         // A hole at the end was only skipped.
         let grown = file.metadata().and_then(|m| if m.len() < length { file.set_len(length) } else { Ok(()) });
         if grown.is_ok() {
