@@ -418,7 +418,9 @@ fn every_test_that_a_document_names_exists_and_every_invariant_names_one() {
     let tests = test_names(&sources);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for document in ["docs/store-format.md", "docs/architecture.md", "docs/threat-model.md", "protocol.md"] {
+    for document in
+        ["docs/store-format.md", "docs/architecture.md", "docs/bar.md", "docs/threat-model.md", "protocol.md"]
+    {
         let text = fs::read_to_string(root.join(document)).unwrap_or_else(|error| panic!("{document}: {error}"));
         found.extend(guards(document, &text, &tests));
     }
