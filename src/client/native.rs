@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(error.answer(), Some(ErrorCode::NotAllowed));
         let ended = async {
             while held.strong_count() > 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                sleep(Duration::from_millis(2)).await;
             }
         };
         timeout(Duration::from_secs(30), ended).await.expect("the writer of the list ends");
