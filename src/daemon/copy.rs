@@ -118,8 +118,14 @@ pub async fn copy(
         End::Store(store) => {
             let of: Vec<String> = match &options.of {
                 Some(of) => vec![of.clone()],
-                None => store.repositories().iter().map(|repository| repository.id().to_string()).collect(),
+                None => store.find_all()?.iter().map(|repository| repository.id().to_string()).collect(),
             };
+            if options.of.is_none() {
+                for unusable in store.unusable().values() {
+                    let problem = format!("not copied, because `{}` is damaged: {}", unusable.path, unusable.problem);
+                    monitor.fault(Fault { subject: unusable.holds(), problem });
+                }
+            }
             for of in of {
                 let opened = retrieve::open_local(context, store, Some(&of))?;
                 // A copy stays one, wherever it is copied to.

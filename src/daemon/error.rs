@@ -264,6 +264,9 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
         store::Error::Gone { .. } => {
             Some("newer snapshots are not touched by this; `lan-backup snapshots` lists what is there")
         }
+        store::Error::Unusable { .. } => Some(
+            "`lan-backup repair` mends a flipped bit; else put a copy of that one file back, from another copy of the store, and run this again",
+        ),
         store::Error::Full => Some("make space on this device; nothing old was touched"),
         store::Error::Damaged { .. } | store::Error::Pack { .. } | store::Error::Chunk { .. } => {
             Some("this disk may be failing; copy the store elsewhere before anything else")

@@ -135,7 +135,7 @@ pub fn rolled_back(
 /// # Errors
 /// None fits, or several do.
 pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<Opened<LocalVault>> {
-    let fitting = of.map_or_else(|| store.repositories(), |text| store.matching(text));
+    let fitting = of.map_or_else(|| store.find_all(), |text| store.find_matching(text))?;
     let repository = match fitting.as_slice() {
         [one] => one.clone(),
         [] => {

@@ -70,18 +70,24 @@ impl Store {
     /// `events`. `copied_from` is the device that brings it, unless a person at this device copies between two stores of his own.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the repository here is no copy of that kind; [`Error::OwnerEvent`] when the logs differ.
+    /// [`Error::Refused`] when the repository here is no copy of that kind; [`Error::OwnerEvent`] when the logs differ. It is here,
+    /// and is damaged, or cannot be read at the moment.
     pub fn open_copy(
         &self,
         parameters: RepositoryParameters,
         events: &[OwnerEvent],
         copied_from: Option<Fingerprint>,
     ) -> Result<Arc<Repository>> {
+        self.mend_where_it_can();
         let _locked = Lock::exclusive(&self.inner.folder.join(STORE_LOCK))?;
         let mut known = self.inner.known();
         self.inner.scan(&mut known, &mut RecoveryReport::default())?;
-        if known.unusable.contains_key(&parameters.id) {
-            return Err(Error::Refused(format!("repository {} is here, and cannot be used", parameters.id)));
+        if let Some(unusable) = known.unusable.get(&parameters.id) {
+            return Err(unusable.error());
+        }
+        // Nor is one that cannot be opened at the moment made anew: it may be no copy any more, or another device's.
+        if let Some(at) = known.failing.iter().position(|(failing, _)| *failing == parameters.id) {
+            return Err(known.failing.swap_remove(at).1);
         }
         let Some(repository) = known.open.get(&parameters.id).cloned() else {
             let config = Config { chunker: parameters.chunker, ..Config::new(parameters.id, self.inner.clock.now()) };
