@@ -168,7 +168,7 @@ impl<A: Vault, B: Vault> Work<A, B> {
         }
         match self.with_data(info, record).await {
             Err(Error::From(error)) if is_damage(&error) => {
-                let lost = format!("not copied: {error}");
+                let lost = format!("not copied, because {error}");
                 self.monitor.fault(Fault {
                     subject: format!("snapshot {} of `{}`", info.id.short(), record.set),
                     problem: lost,

@@ -85,6 +85,12 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         for id in &report.lost {
             output.talk(&format!("snapshot {} is damaged where it is, and was not copied", id.short()));
         }
+        if !report.lost.is_empty() {
+            output.talk(&format!(
+                "hint: run `lan-backup repair` where that is kept, then `send` on {}, which brings back what is lost, then this again",
+                copied.alias
+            ));
+        }
     };
     let result = copy::copy(&context, &options, &mut face, &monitor, &shutdown, each).await;
     progress.finish();

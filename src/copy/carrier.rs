@@ -104,7 +104,8 @@ fn check(blocks: &[Block], mut wanted: HashSet<ChunkId>) -> vault::Result<(Vec<B
     let mut encoder = Encoder::new(Compression::default());
     let (mut kept, mut chunks) = (Vec::with_capacity(blocks.len()), 0);
     for block in blocks {
-        let plain = decoder.decode(block).map_err(|error| vault::Error::Corrupt(error.to_string()))?;
+        let plain =
+            decoder.decode(block).map_err(|error| vault::Error::Corrupt(format!("a piece of its data ({error})")))?;
         let mut part = Vec::new();
         for (chunk, bytes) in codec::chunks(&block.header, &plain) {
             if wanted.remove(&chunk.id) {

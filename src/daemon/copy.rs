@@ -222,7 +222,7 @@ impl Job<'_> {
         let chosen: Option<HashSet<SnapshotId>> = if self.options.snapshots.is_empty() {
             None
         } else {
-            let find = |selection: &Selection| Ok(selection.find(&opened.snapshots, set)?.info.id);
+            let find = |selection: &Selection| Ok(opened.find(selection, set)?.info.id);
             Some(self.options.snapshots.iter().map(find).collect::<Result<_>>()?)
         };
         let set = set.cloned();

@@ -1,5 +1,6 @@
 //! `copy`: what is kept here, on a disk beside it, or on another device, and back.
 
+use crate::bit_rot::flip;
 use crate::store_support::files;
 use crate::support::lan::{Lan, bytes_below};
 use crate::support::program::{KILLED, until};
@@ -121,6 +122,45 @@ fn what_is_damaged_is_not_copied_and_said_and_the_rest_is() {
     assert_eq!(listed.rows().iter().map(|row| row["snapshot"].clone()).collect::<Vec<_>>(), [whole]);
     let to = lan.path("to");
     nas.run(&["restore", "local", "--store", usb.to_str().unwrap(), "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+}
+
+#[test]
+fn a_copy_of_snapshots_that_are_all_damaged_says_so_raises_no_alarm_and_is_made_good_later() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(300_000, 1))]);
+    let send = || laptop.run(&["send", "nas", docs.to_str().unwrap()]).done()["snapshot"].clone();
+    send();
+    let pack = files(&nas.store()).into_iter().find(|path| path.to_string_lossy().contains("/packs/")).unwrap();
+    fs::write(docs.join("b"), b"new").unwrap();
+    send();
+    flip(&pack, 800_000);
+    let usb = lan.path("usb/backups");
+    let usb = usb.to_str().unwrap();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert_eq!(copied.last(3)["copied"], 0, "{copied:#?}");
+    assert!(copied.stderr.contains("not copied, because a piece of its data ("), "{copied:#?}");
+    assert!(
+        copied.stderr.contains("hint: run `lan-backup repair` where that is kept, then `send` on laptop"),
+        "{copied:#?}"
+    );
+    // There is nothing to be had from it yet, and it says why.
+    let listed = nas.run(&["snapshots", "--store", usb]);
+    assert_eq!((listed.code, listed.stderr.contains("ALARM")), (0, false), "{listed:#?}");
+    let restored = nas.run(&["restore", "local", "--store", usb, "--to", lan.path("none").to_str().unwrap()]);
+    restored.failed(1, "no-such-snapshot", "of 1 others only the record is here", "lan-backup snapshots");
+    let again = nas.run(&["copy", usb, lan.path("third").to_str().unwrap()]);
+    assert!(!again.stderr.contains("ALARM"), "{again:#?}");
+
+    // What the hint says to do.
+    nas.run(&["repair"]).last(1);
+    let whole = send();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert_eq!(copied.done()["copied"], 3, "{copied:#?}");
+    assert_eq!(nas.run(&["snapshots", "--store", usb]).rows()[2]["snapshot"], whole);
+    let to = lan.path("to");
+    nas.run(&["restore", "local", "--store", usb, "--to", to.to_str().unwrap()]).done();
     assert_same(&docs, &to.join("docs"));
 }
 
