@@ -159,7 +159,8 @@ impl Store {
         let _locked = Lock::exclusive(&folder.join(STORE_LOCK))?;
         let path = folder.join(STORE_FILE);
         let id = if disk.exists(&path)? {
-            let text = load::<StoreFile>(&*disk, &path)?.id;
+            let text =
+                load::<StoreFile>(&*disk, &path).map_err(|error| unusable::whole_store(&disk, folder, error))?.id;
             // Who made it may have died before it was safe.
             disk.sync_dir(folder)?;
             text.parse().map_err(|_| Error::damaged(&path.display(), &"its id is not one"))?

@@ -6,6 +6,7 @@
 
 use crate::model::text::clean;
 use crate::model::{Alias, Fingerprint, OwnerEvent, RepositoryId};
+use crate::platform::disk::Disk;
 use crate::store::error::{Error, Result};
 use crate::store::folder_shelf::FolderShelf;
 use crate::store::layout::{self, REPOSITORIES};
@@ -14,7 +15,7 @@ use crate::store::records::Records;
 use crate::store::recovery::RecoveryReport;
 use crate::store::shelf::Shelf;
 use crate::store::{Inner, Known, Repository, Store, copies, mend, newest_owned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,11 +59,7 @@ impl Unusable {
     /// What it is, for people: whose backup, and how much of it lies there.
     pub fn holds(&self) -> String {
         let of = self.device.as_ref().map(|device| format!(" of `{device}`")).unwrap_or_default();
-        let number = match self.snapshots {
-            1 => "1 snapshot".to_owned(),
-            number => format!("{number} snapshots"),
-        };
-        format!("the backup{of} with {number}")
+        format!("the backup{of} with {}", counted(self.snapshots, "snapshot"))
     }
 
     /// What is wrong, and what it keeps from being used.
@@ -89,6 +86,28 @@ fn shelf(inner: &Inner, id: &RepositoryId) -> Result<Arc<dyn Shelf>> {
     let folder = inner.folder.join(REPOSITORIES).join(id.to_string());
     let (shelf, _) = FolderShelf::open_on(&inner.disk, &folder)?;
     Ok((inner.wrap)(shelf))
+}
+
+/// What is wrong with `store.json`, and what it keeps from being used.
+pub(super) fn whole_store(disk: &Arc<dyn Disk>, folder: &Path, error: Error) -> Error {
+    let Error::Damaged { name: path, problem } = error else { return error };
+    let (mut devices, mut backups, mut snapshots) = (BTreeSet::new(), 0_u64, 0);
+    for (name, _) in disk.list(&folder.join(REPOSITORIES)).unwrap_or_default() {
+        let id = name.to_str().and_then(|name| name.parse().ok());
+        let shelf = FolderShelf::open_on(disk, &folder.join(REPOSITORIES).join(&name));
+        if let (Some(id), Ok((shelf, _))) = (id, shelf) {
+            let (device, records) = held(id, &(Arc::new(shelf) as Arc<dyn Shelf>));
+            devices.extend(device.map(|device| format!("`{device}`")));
+            (backups, snapshots) = (backups + 1, snapshots + records);
+        }
+    }
+    let of = if devices.is_empty() { String::new() } else { format!(" of {}", Vec::from_iter(devices).join(", ")) };
+    let holds = format!("the store with {}{of} ({})", counted(backups, "backup"), counted(snapshots, "snapshot"));
+    Error::Unusable { holds, path, problem }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Who made the newest record that can be read, and how many there are.

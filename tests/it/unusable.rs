@@ -222,3 +222,22 @@ fn what_cannot_be_opened_at_the_moment_is_not_made_anew_as_a_copy() {
     assert_eq!(repository.copied_from(), None);
     assert_whole(&repository, &made);
 }
+
+#[test]
+fn a_damaged_store_file_says_whose_backups_it_closes_and_nothing_is_lost_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let made = back_up(&repository, "documents", vec![noise(1, 500)]);
+    let id = repository.id();
+    store.create_repository(Fingerprint::from_bytes([7; 32]), &source_key().public(), Alias::new("pc")).unwrap();
+    drop((store, repository));
+    let path = folder.path().join("store.json");
+    fs::write(&path, "{}").unwrap();
+    let error = Store::open_or_create(folder.path(), clock(), receiver_key()).unwrap_err();
+    let text = error.to_string();
+    assert!(error.is_damage() && text.contains("the store with 2 backups of `laptop` (1 snapshot)"), "{text}");
+    assert!(text.contains("store.json"), "{text}");
+    // What the hint says: nothing that was backed up is in it.
+    fs::remove_file(&path).unwrap();
+    assert_whole(&open(folder.path()).0.repository(&id).unwrap(), &made);
+}
