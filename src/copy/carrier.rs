@@ -2,7 +2,7 @@
 //! is wanted, and in a new block where only a part is.
 
 use crate::codec::{self, Compression, Decoder, Encoder};
-use crate::copy::{Error, Result};
+use crate::copy::{Error, Result, is_damage};
 use crate::model::{Block, ChunkId};
 use crate::monitor::{Counter, Monitor};
 use crate::vault::{self, Vault};
@@ -12,6 +12,15 @@ use tokio::task::JoinHandle;
 
 /// Bytes fetched in one call, and sent in one: half of what a put may have, so that a block more is not too much.
 const LOAD_BYTES: u64 = 8 << 20;
+
+/// What cannot be brought, because it is lost at the source.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Which chunks.
+    pub chunks: HashSet<ChunkId>,
+    /// What was wrong with the first one.
+    pub why: Option<vault::Error>,
+}
 
 /// Brings chunks.
 #[derive(Debug)]
@@ -25,12 +34,24 @@ pub struct Carrier<A, B> {
     sending: Option<JoinHandle<vault::Result<u64>>>,
     chunks: u64,
     bytes: u64,
+    // What the last call of `bring` was asked for and did not get.
+    left: Vec<ChunkId>,
 }
 
 impl<A: Vault, B: Vault> Carrier<A, B> {
     /// Has brought nothing yet.
     pub fn new(from: Arc<A>, to: Arc<B>, monitor: Arc<dyn Monitor>) -> Self {
-        Self { from, to, monitor, ready: Vec::new(), ready_bytes: 0, sending: None, chunks: 0, bytes: 0 }
+        Self {
+            from,
+            to,
+            monitor,
+            ready: Vec::new(),
+            ready_bytes: 0,
+            sending: None,
+            chunks: 0,
+            bytes: 0,
+            left: Vec::new(),
+        }
     }
 
     /// Chunks and stored bytes so far.
@@ -47,6 +68,7 @@ impl<A: Vault, B: Vault> Carrier<A, B> {
         let mut order = ids;
         while !left.is_empty() {
             order.retain(|id| left.contains(id));
+            self.left.clone_from(&order);
             let blocks = self.from.get_some(order.clone(), LOAD_BYTES).await.map_err(Error::From)?;
             let wanted = std::mem::take(&mut left);
             let checked = tokio::task::spawn_blocking(move || check(&blocks, wanted));
@@ -64,6 +86,32 @@ impl<A: Vault, B: Vault> Carrier<A, B> {
                 }
                 self.ready.push(block);
                 self.ready_bytes += bytes;
+            }
+        }
+        self.left.clear();
+        Ok(())
+    }
+
+    /// Brings what of these chunks can be brought, and tells `lost` the others, with the first thing that was wrong.
+    ///
+    /// # Errors
+    /// The source's, but for damage; the target's.
+    pub async fn bring_what_is_there(&mut self, ids: Vec<ChunkId>, lost: &mut Lost) -> Result<()> {
+        let mut parts = vec![ids];
+        while let Some(part) = parts.pop() {
+            let error = match self.bring(part).await {
+                Err(Error::From(error)) if is_damage(&error) => error,
+                Ok(()) => continue,
+                Err(error) => return Err(error),
+            };
+            // One of them is at fault: halves find out which.
+            let mut part = std::mem::take(&mut self.left);
+            if let [one] = part[..] {
+                lost.chunks.insert(one);
+                lost.why.get_or_insert(error);
+            } else {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
             }
         }
         Ok(())

@@ -200,7 +200,13 @@ impl Job<'_> {
                 let opening = tokio::task::spawn_blocking(move || store.open_copy(parameters, &events, brought_by));
                 let repository = opening.await.map_err(|_| Error::Stopped)??;
                 let own = self.context.identity.fingerprint();
-                self.carry(opened, Arc::new(LocalVault::new(repository, own))).await?
+                let report = self.carry(opened, Arc::new(LocalVault::new(repository.clone(), own))).await?;
+                if !report.partly.is_empty() {
+                    let shutdown = self.shutdown.clone();
+                    let naming = tokio::task::spawn_blocking(move || repository.name_losses(&shutdown));
+                    naming.await.map_err(|_| Error::Stopped)??;
+                }
+                report
             }
             End::Device(located) => {
                 let client = located.client(self.context)?;

@@ -5,7 +5,9 @@
 //! own backup here: otherwise whoever may bring copies could lay one out for a device to fall into. The mark goes when a person
 //! here lets a device take the repository over.
 
-use crate::model::{Fingerprint, Forgotten, OwnerEvent, Record, RepositoryParameters, SignedRecord, SnapshotInfo};
+use crate::model::{
+    ChunkId, Fingerprint, Forgotten, OwnerEvent, Record, RepositoryParameters, SignedRecord, SnapshotInfo,
+};
 use crate::platform::lock::Lock;
 use crate::signer;
 use crate::store::Store;
@@ -16,8 +18,10 @@ use crate::store::recovery::RecoveryReport;
 use crate::store::repository::{Config, Repository};
 use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
+use crate::store::verify::reach::Reach;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
 /// No mark is larger.
@@ -158,6 +162,45 @@ impl Repository {
         self.forgotten.put(&mark)?;
         let kept = self.records.save(record, signed.clone(), receipt)?;
         Ok(SnapshotInfo { forgotten: Some(mark), ..kept.info.clone() })
+    }
+
+    /// Keeps a record of which some chunks are lost where it comes from, and only those, with everything else; marked as damaged.
+    /// One that is here already, with its data or without, gets what came meanwhile: its mark says what is still lost, or that
+    /// nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when other chunks than `lost` are not here, or a list is lost, so that nobody can tell.
+    pub fn commit_damaged(
+        &self,
+        signed: &SignedRecord,
+        from: Fingerprint,
+        lost: &HashSet<ChunkId>,
+    ) -> Result<SnapshotInfo> {
+        let record = self.check_record(signed)?;
+        let id = signer::snapshot_id(signed);
+        let _prune = Lock::shared(&self.lock("prune"))?;
+        match self.require(&record) {
+            Ok(()) | Err(Error::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let lack = Reach::new(&self.packs, &HashSet::new()).look(&record)?;
+        if lack.refs || !lack.chunks.iter().all(|chunk| lost.contains(chunk)) {
+            return Err(Error::Missing(lack.chunks.into_iter().filter(|chunk| !lost.contains(chunk)).collect()));
+        }
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        let there = self.follows(&record, id)?;
+        let receipt = self.receipt(id, from)?;
+        // The mark first: a record without it would promise what is not here.
+        self.mark_lack(id, &record, &lack)?;
+        match there {
+            Some(there) => {
+                if self.forgotten.all()?.get(&id).is_some_and(Forgotten::is_not_copied) {
+                    self.forgotten.bring_back(&id, self.packs.clock.now())?;
+                }
+                Ok(there)
+            }
+            None => Ok(self.records.save(record, signed.clone(), receipt)?.info.clone()),
+        }
     }
 
     /// A record that is here already is committed again: when its data was not copied then and is here now, the mark goes.
