@@ -104,12 +104,24 @@ impl<A: Vault, B: Vault> Carrier<A, B> {
                 Ok(()) => continue,
                 Err(error) => return Err(error),
             };
-            // One of them is at fault: halves find out which.
             let mut part = std::mem::take(&mut self.left);
-            if let [one] = part[..] {
+            // Those of packs that are gone are known at once, where that can be asked.
+            let told = match (self.from.missing(part.clone()).await, &error) {
+                (Ok(ids), _) => ids,
+                (Err(_), vault::Error::Missing(ids)) => ids.clone(),
+                (Err(_), _) => Vec::new(),
+            };
+            let gone: HashSet<ChunkId> = told.into_iter().collect();
+            let before = part.len();
+            lost.chunks.extend(part.extract_if(.., |id| gone.contains(id)));
+            if part.len() < before {
+                lost.why.get_or_insert(error);
+                parts.push(part);
+            } else if let [one] = part[..] {
                 lost.chunks.insert(one);
                 lost.why.get_or_insert(error);
             } else {
+                // One of them is at fault: halves find out which.
                 parts.push(part.split_off(part.len() / 2));
                 parts.push(part);
             }
