@@ -2,7 +2,8 @@
 //! signed it.
 //!
 //! A record can only be kept after the one that it follows. So they are taken in the order of their chains, and of those that are
-//! not wanted, or whose data is lost, the record alone is kept, marked as not copied. What is needed comes from the refs, like
+//! not wanted, or whose lists are lost, the record alone is kept, marked as not copied. One that has lost other data is kept with what
+//! there is of it, marked as damaged, where the target takes that, and the next copy brings what was healed meanwhile. What is needed comes from the refs, like
 //! everywhere; a part of the refs that was gone through already, for an earlier snapshot, is not gone through again. Every chunk
 //! is checked on the way, and the target checks it once more, and every ref before it commits.
 //!
@@ -17,7 +18,7 @@
 pub mod carrier;
 pub mod needs;
 
-use crate::copy::carrier::Carrier;
+use crate::copy::carrier::{Carrier, Lost};
 use crate::copy::needs::Needs;
 use crate::model::limits::MAX_MISSING_IDS;
 use crate::model::{Record, SetName, SnapshotId, SnapshotInfo};
@@ -73,6 +74,8 @@ pub struct Report {
     pub records_only: u64,
     /// Those that could not be copied, because something of them is lost.
     pub lost: Vec<SnapshotId>,
+    /// Those that are at the target but for what is lost of them, and marked there.
+    pub partly: Vec<SnapshotId>,
     /// Chunks that were brought.
     pub chunks: u64,
     /// Bytes that were brought, as stored.
@@ -110,10 +113,12 @@ pub async fn run<A: Vault, B: Vault>(
             chains.entry(record.set.clone()).or_default().push(Candidate { info, record });
         }
     }
+    let damaged_there = to.damaged().await.map_err(Error::To)?;
     let there: HashMap<SnapshotId, SnapshotInfo> = there.into_iter().map(|info| (info.id, info)).collect();
     let needs = Needs::new(from.clone());
     let carrier = Carrier::new(from, to.clone(), monitor.clone());
-    let mut work = Work { to, needs, carrier, there, monitor, shutdown, report: Report::default() };
+    let (lost, report) = (Lost::default(), Report::default());
+    let mut work = Work { to, needs, carrier, there, damaged_there, lost, monitor, shutdown, report };
     for (_, mut chain) in chains {
         chain.sort_by_key(|candidate| candidate.record.sequence);
         let wants =
@@ -129,11 +134,21 @@ pub async fn run<A: Vault, B: Vault>(
     Ok(Report { chunks, bytes, ..work.report })
 }
 
+/// How much of a snapshot is at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    ButForLosses,
+}
+
 struct Work<A, B> {
     to: Arc<B>,
     needs: Needs<A>,
     carrier: Carrier<A, B>,
     there: HashMap<SnapshotId, SnapshotInfo>,
+    damaged_there: HashSet<SnapshotId>,
+    /// What is lost at the source. Snapshots share chunks, and refs that were gone through are not gone through again.
+    lost: Lost,
     monitor: Arc<dyn Monitor>,
     shutdown: Shutdown,
     report: Report,
@@ -150,7 +165,8 @@ impl<A: Vault, B: Vault> Work<A, B> {
         let Candidate { info, record } = candidate;
         let there = self.there.get(&info.id).map(|there| there.forgotten.as_ref());
         // What the target's own rules have forgotten stays so; what was not copied then may be now.
-        let has_data = there.is_some_and(|forgotten| forgotten.is_none_or(|mark| !mark.is_not_copied()));
+        let has_data = there.is_some_and(|forgotten| forgotten.is_none_or(|mark| !mark.is_not_copied()))
+            && !self.damaged_there.contains(&info.id);
         let record_there = there.is_some();
         match (wanted, has_data, record_there) {
             (true, true, _) => {
@@ -168,7 +184,7 @@ impl<A: Vault, B: Vault> Work<A, B> {
         }
         match self.with_data(info, record).await {
             Err(Error::From(error)) if is_damage(&error) => {
-                let lost = format!("not copied: {error}");
+                let lost = format!("not copied, because {error}");
                 self.monitor.fault(Fault {
                     subject: format!("snapshot {} of `{}`", info.id.short(), record.set),
                     problem: lost,
@@ -178,18 +194,28 @@ impl<A: Vault, B: Vault> Work<A, B> {
                 if record_there || is_last { Ok(()) } else { self.without_data(info, record).await }
             }
             Err(error) => Err(error),
-            Ok(()) => {
+            Ok(Whole::Yes) => {
                 self.report.copied.push(info.id);
+                Ok(())
+            }
+            Ok(Whole::ButForLosses) => {
+                let why = self.lost.why.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                self.monitor.fault(Fault {
+                    subject: format!("snapshot {} of `{}`", info.id.short(), record.set),
+                    problem: format!("copied without what is lost of it{why}"),
+                });
+                self.report.partly.push(info.id);
                 Ok(())
             }
         }
     }
 
     fn is_whole_there(&self, id: &SnapshotId) -> bool {
-        self.report.copied.contains(id) || self.there.get(id).is_some_and(|there| there.forgotten.is_none())
+        let there = || self.there.get(id).is_some_and(|there| there.forgotten.is_none());
+        self.report.copied.contains(id) || there() && !self.damaged_there.contains(id)
     }
 
-    async fn with_data(&mut self, info: &SnapshotInfo, record: &Record) -> Result<()> {
+    async fn with_data(&mut self, info: &SnapshotInfo, record: &Record) -> Result<Whole> {
         self.needs.begin(record).await?;
         while let Some(ids) = self.needs.next().await? {
             for ids in ids.chunks(MAX_MISSING_IDS) {
@@ -198,22 +224,48 @@ impl<A: Vault, B: Vault> Work<A, B> {
                 }
                 let mut seen = HashSet::with_capacity(ids.len());
                 let ids = ids.iter().filter(|id| seen.insert(**id)).copied().collect();
-                let missing = self.to.missing(ids).await.map_err(Error::To)?;
-                self.carrier.bring(missing).await?;
+                let mut missing = self.to.missing(ids).await.map_err(Error::To)?;
+                missing.retain(|id| !self.lost.chunks.contains(id));
+                self.carrier.bring_what_is_there(missing, &mut self.lost).await?;
             }
         }
         self.carrier.flush().await?;
+        // A record that is there is taken as it is: that something of it is lost only its mark says.
+        let mut damaged = self.damaged_there.contains(&info.id);
         for round in 1.. {
-            match self.to.commit(info.signed.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(vault::Error::Missing(ids)) if round < COMMIT_ROUNDS => {
-                    self.carrier.bring(ids).await?;
+            let done = if damaged {
+                self.to.commit_damaged(info.signed.clone(), self.lost.chunks.clone()).await
+            } else {
+                self.to.commit(info.signed.clone()).await.map(Some)
+            };
+            match done {
+                Ok(Some(_)) if damaged && self.to.damaged().await.map_err(Error::To)?.contains(&info.id) => {
+                    return Ok(Whole::ButForLosses);
+                }
+                Ok(Some(_)) => return Ok(Whole::Yes),
+                // It takes only whole ones.
+                Ok(None) => return Err(Error::From(self.why_lost())),
+                Err(vault::Error::Missing(mut ids)) if round < COMMIT_ROUNDS => {
+                    ids.retain(|id| !self.lost.chunks.contains(id));
+                    self.carrier.bring_what_is_there(ids, &mut self.lost).await?;
                     self.carrier.flush().await?;
+                    damaged |= !self.lost.chunks.is_empty();
+                }
+                Err(vault::Error::Missing(_)) if !self.lost.chunks.is_empty() => {
+                    return Err(Error::From(self.why_lost()));
                 }
                 Err(error) => return Err(committed(error, info, record)),
             }
         }
-        Ok(())
+        Ok(Whole::Yes)
+    }
+
+    fn why_lost(&self) -> vault::Error {
+        match &self.lost.why {
+            Some(vault::Error::Corrupt(what)) => vault::Error::Corrupt(what.clone()),
+            Some(vault::Error::NotFound(what)) => vault::Error::NotFound(what.clone()),
+            _ => vault::Error::Missing(self.lost.chunks.iter().take(MAX_MISSING_IDS).copied().collect()),
+        }
     }
 
     async fn without_data(&mut self, info: &SnapshotInfo, record: &Record) -> Result<()> {

@@ -18,6 +18,7 @@
 //! | [`look`] | what is in snapshots, and what is different between them |
 //! | [`pruning`] | which keep rules hold for what is kept here |
 //! | [`rotation`] | new certificates: this device's own, and those of others |
+//! | `hand_over` | what is kept of a device with a new certificate goes with it |
 //! | [`scrub`] | reads what is kept again, slowly, beside `serve` |
 //! | [`error`] | everything that can go wrong, with its code and what to do |
 
@@ -25,6 +26,7 @@ pub mod context;
 pub mod control;
 pub mod copy;
 pub mod error;
+mod hand_over;
 pub mod join;
 pub mod keep_alive;
 pub mod locate;

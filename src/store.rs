@@ -159,7 +159,8 @@ impl Store {
         let _locked = Lock::exclusive(&folder.join(STORE_LOCK))?;
         let path = folder.join(STORE_FILE);
         let id = if disk.exists(&path)? {
-            let text = load::<StoreFile>(&*disk, &path)?.id;
+            let text =
+                load::<StoreFile>(&*disk, &path).map_err(|error| unusable::whole_store(&disk, folder, error))?.id;
             // Who made it may have died before it was safe.
             disk.sync_dir(folder)?;
             text.parse().map_err(|_| Error::damaged(&path.display(), &"its id is not one"))?
@@ -290,6 +291,9 @@ impl Inner {
     ) -> Result<Arc<Repository>> {
         let id = config.id;
         let folder = self.folder.join(REPOSITORIES).join(id.to_string());
+        if self.disk.exists(&folder.join(layout::config().as_str()))? {
+            return Err(Error::Refused(format!("repository {id} is here already")));
+        }
         self.disk.create_dir_all(&folder)?;
         self.disk.sync_dir(&self.folder.join(REPOSITORIES))?;
         let (shelf, _) = FolderShelf::open_on(&self.disk, &folder)?;
@@ -337,11 +341,13 @@ impl Inner {
                 Err(error @ Error::NewerFormat { .. }) => return Err(error),
                 // One bad repository does not hide the others.
                 Err(error) => {
-                    report.unusable_repositories.push((id.to_string(), error.to_string()));
                     let passing = matches!(error, Error::Platform(_) | Error::Index(_) | Error::Full);
                     if passing || self.remember_unusable(known, id, &error) {
                         tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
                     }
+                    let unusable = known.unusable.get(&id).filter(|_| !passing);
+                    let why = unusable.map_or_else(|| error.to_string(), |unusable| unusable.sentence());
+                    report.unusable_repositories.push((id.to_string(), why));
                     if passing {
                         known.unusable.remove(&id);
                         known.failing.push((id, error));

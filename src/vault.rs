@@ -9,6 +9,7 @@
 pub mod memory;
 
 use crate::model::{Block, ChunkId, RepositoryParameters, SignedRecord, SnapshotId, SnapshotInfo};
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 
@@ -87,4 +88,20 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Keeps a record whose chunks are not there, marked as forgotten because it was not copied: so that the chain can be checked
     /// and go on. A commit of the same record later, when everything is there, ends that.
     fn commit_without_data(&self, record: SignedRecord) -> impl Future<Output = Result<SnapshotId>> + Send;
+
+    /// Commits a record of which `lost` chunks are lost where it is copied from, marked as damaged; a record that is here already
+    /// gets its mark brought up to date. [`Error::Missing`] when others are missing, too. `None` from a vault that takes whole
+    /// snapshots only.
+    fn commit_damaged(
+        &self,
+        _record: SignedRecord,
+        _lost: HashSet<ChunkId>,
+    ) -> impl Future<Output = Result<Option<SnapshotId>>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Snapshots that are listed and are known to have lost something, of a vault that takes such.
+    fn damaged(&self) -> impl Future<Output = Result<HashSet<SnapshotId>>> + Send {
+        async { Ok(HashSet::new()) }
+    }
 }

@@ -68,7 +68,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
             "copied",
             json!({
                 "alias": copied.alias, "repository": copied.repository, "snapshots": report.copied, "present": report.present,
-                "recordsOnly": report.records_only, "lost": report.lost, "chunks": report.chunks, "bytes": report.bytes,
+                "recordsOnly": report.records_only, "lost": report.lost, "partly": report.partly, "chunks": report.chunks, "bytes": report.bytes,
             }),
         );
         let others = match report.records_only {
@@ -84,6 +84,16 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         ));
         for id in &report.lost {
             output.talk(&format!("snapshot {} is damaged where it is, and was not copied", id.short()));
+        }
+        for id in &report.partly {
+            output
+                .talk(&format!("snapshot {} is damaged where it is, and was copied as far as it is whole", id.short()));
+        }
+        if !report.lost.is_empty() || !report.partly.is_empty() {
+            output.talk(&format!(
+                "hint: run `lan-backup repair` where that is kept, then `send` on {}, which brings back what is lost, then this again",
+                copied.alias
+            ));
         }
     };
     let result = copy::copy(&context, &options, &mut face, &monitor, &shutdown, each).await;

@@ -85,8 +85,8 @@ async fn compare<V: Vault>(
         }
         (path, other) => path.as_ref().or(other.as_ref()),
     };
-    let one = before.find(&opened.snapshots, args.set.as_ref())?;
-    let other = after.find(&opened.snapshots, args.set.as_ref())?;
+    let one = opened.find(&before, args.set.as_ref())?;
+    let other = opened.find(&after, args.set.as_ref())?;
     let lists = (&one.record.manifest, &other.record.manifest);
     let sums = look::diff(&opened.vault, lists.0, lists.1, below, |change| show(change, output)).await?;
     let event = |(files, bytes): (u64, u64)| json!({ "files": files, "bytes": bytes });

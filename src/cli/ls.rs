@@ -52,16 +52,16 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     if args.device == "local" {
         let (store, _) = open_store(&context, args.store.clone()).await?;
         let opened = retrieve::open_local(&context, &store, args.of.as_deref())?;
-        let snapshot = selection.find(&opened.snapshots, args.set.as_ref())?;
-        list(opened.vault, snapshot, &selection, args, output).await?;
+        let snapshot = opened.find(&selection, args.set.as_ref())?;
+        list(opened.vault.clone(), snapshot, &selection, args, output).await?;
     } else {
         let located = locate(&context, &args.device, &mut Face::new(output.clone(), None)).await?;
         let monitor: Arc<dyn Monitor> = Arc::new(Silent);
         let opened =
             retrieve::open_remote(&context, &located, args.of.clone(), false, &monitor, &Shutdown::new()).await?;
-        let listed = match selection.find(&opened.snapshots, args.set.as_ref()) {
+        let listed = match opened.find(&selection, args.set.as_ref()) {
             Ok(snapshot) => list(opened.vault.clone(), snapshot, &selection, args, output).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         opened.close().await;
         listed?;

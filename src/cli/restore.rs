@@ -206,7 +206,7 @@ impl Work<'_> {
         for problem in &opened.alarms {
             output.alarm(problem);
         }
-        let snapshot = self.selection.find(&opened.snapshots, self.args.set.as_ref())?;
+        let snapshot = opened.find(&self.selection, self.args.set.as_ref())?;
         match snapshot.trust {
             Signature::Known => {}
             Signature::OwnerLog => {

@@ -36,7 +36,7 @@ pub struct Args {
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
     let (repositories, holder) = match args.device.as_deref().filter(|device| *device != "local") {
-        None => (here(&context, args.store.clone()).await?, Holder::This),
+        None => (here(&context, args.store.clone(), output).await?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
@@ -101,12 +101,16 @@ pub fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
 }
 
-async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<RepositoryListing>, Error> {
+async fn here(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<Vec<RepositoryListing>, Error> {
     let (store, _) = match open_store(context, store.clone()).await {
         Err(Error::Usage { .. }) if store.is_none() => return Ok(Vec::new()),
         opened => opened?,
     };
-    Ok(store.repositories().iter().map(|repository| advertised(repository)).collect::<Result<_, _>>()?)
+    let repositories = store.find_all()?;
+    for unusable in store.unusable().values() {
+        output.alarm(&unusable.sentence());
+    }
+    Ok(repositories.iter().map(|repository| advertised(repository)).collect::<Result<_, _>>()?)
 }
 
 async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<RepositoryListing>, Holder), Error> {

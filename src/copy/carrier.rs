@@ -2,7 +2,7 @@
 //! is wanted, and in a new block where only a part is.
 
 use crate::codec::{self, Compression, Decoder, Encoder};
-use crate::copy::{Error, Result};
+use crate::copy::{Error, Result, is_damage};
 use crate::model::{Block, ChunkId};
 use crate::monitor::{Counter, Monitor};
 use crate::vault::{self, Vault};
@@ -12,6 +12,15 @@ use tokio::task::JoinHandle;
 
 /// Bytes fetched in one call, and sent in one: half of what a put may have, so that a block more is not too much.
 const LOAD_BYTES: u64 = 8 << 20;
+
+/// What cannot be brought, because it is lost at the source.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Which chunks.
+    pub chunks: HashSet<ChunkId>,
+    /// What was wrong with the first one.
+    pub why: Option<vault::Error>,
+}
 
 /// Brings chunks.
 #[derive(Debug)]
@@ -25,12 +34,24 @@ pub struct Carrier<A, B> {
     sending: Option<JoinHandle<vault::Result<u64>>>,
     chunks: u64,
     bytes: u64,
+    // What the last call of `bring` was asked for and did not get.
+    left: Vec<ChunkId>,
 }
 
 impl<A: Vault, B: Vault> Carrier<A, B> {
     /// Has brought nothing yet.
     pub fn new(from: Arc<A>, to: Arc<B>, monitor: Arc<dyn Monitor>) -> Self {
-        Self { from, to, monitor, ready: Vec::new(), ready_bytes: 0, sending: None, chunks: 0, bytes: 0 }
+        Self {
+            from,
+            to,
+            monitor,
+            ready: Vec::new(),
+            ready_bytes: 0,
+            sending: None,
+            chunks: 0,
+            bytes: 0,
+            left: Vec::new(),
+        }
     }
 
     /// Chunks and stored bytes so far.
@@ -47,6 +68,7 @@ impl<A: Vault, B: Vault> Carrier<A, B> {
         let mut order = ids;
         while !left.is_empty() {
             order.retain(|id| left.contains(id));
+            self.left.clone_from(&order);
             let blocks = self.from.get_some(order.clone(), LOAD_BYTES).await.map_err(Error::From)?;
             let wanted = std::mem::take(&mut left);
             let checked = tokio::task::spawn_blocking(move || check(&blocks, wanted));
@@ -64,6 +86,44 @@ impl<A: Vault, B: Vault> Carrier<A, B> {
                 }
                 self.ready.push(block);
                 self.ready_bytes += bytes;
+            }
+        }
+        self.left.clear();
+        Ok(())
+    }
+
+    /// Brings what of these chunks can be brought, and tells `lost` the others, with the first thing that was wrong.
+    ///
+    /// # Errors
+    /// The source's, but for damage; the target's.
+    pub async fn bring_what_is_there(&mut self, ids: Vec<ChunkId>, lost: &mut Lost) -> Result<()> {
+        let mut parts = vec![ids];
+        while let Some(part) = parts.pop() {
+            let error = match self.bring(part).await {
+                Err(Error::From(error)) if is_damage(&error) => error,
+                Ok(()) => continue,
+                Err(error) => return Err(error),
+            };
+            let mut part = std::mem::take(&mut self.left);
+            // Those of packs that are gone are known at once, where that can be asked.
+            let told = match (self.from.missing(part.clone()).await, &error) {
+                (Ok(ids), _) => ids,
+                (Err(_), vault::Error::Missing(ids)) => ids.clone(),
+                (Err(_), _) => Vec::new(),
+            };
+            let gone: HashSet<ChunkId> = told.into_iter().collect();
+            let before = part.len();
+            lost.chunks.extend(part.extract_if(.., |id| gone.contains(id)));
+            if part.len() < before {
+                lost.why.get_or_insert(error);
+                parts.push(part);
+            } else if let [one] = part[..] {
+                lost.chunks.insert(one);
+                lost.why.get_or_insert(error);
+            } else {
+                // One of them is at fault: halves find out which.
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
             }
         }
         Ok(())
@@ -104,7 +164,8 @@ fn check(blocks: &[Block], mut wanted: HashSet<ChunkId>) -> vault::Result<(Vec<B
     let mut encoder = Encoder::new(Compression::default());
     let (mut kept, mut chunks) = (Vec::with_capacity(blocks.len()), 0);
     for block in blocks {
-        let plain = decoder.decode(block).map_err(|error| vault::Error::Corrupt(error.to_string()))?;
+        let plain =
+            decoder.decode(block).map_err(|error| vault::Error::Corrupt(format!("a piece of its data ({error})")))?;
         let mut part = Vec::new();
         for (chunk, bytes) in codec::chunks(&block.header, &plain) {
             if wanted.remove(&chunk.id) {

@@ -150,13 +150,13 @@ fn id(bytes: &[u8]) -> Option<ChunkId> {
 }
 
 fn form(problem: &str) -> Error {
-    Error::From(vault::Error::Corrupt(problem.to_owned()))
+    Error::From(vault::Error::Corrupt(format!("the list of what it needs ({problem})")))
 }
 
 fn from(error: manifest::Error) -> Error {
     Error::From(match error {
         manifest::Error::Vault(error) => error,
-        error => vault::Error::Corrupt(error.to_string()),
+        error => vault::Error::Corrupt(format!("the list of what it needs ({error})")),
     })
 }
 

@@ -118,8 +118,14 @@ pub async fn copy(
         End::Store(store) => {
             let of: Vec<String> = match &options.of {
                 Some(of) => vec![of.clone()],
-                None => store.repositories().iter().map(|repository| repository.id().to_string()).collect(),
+                None => store.find_all()?.iter().map(|repository| repository.id().to_string()).collect(),
             };
+            if options.of.is_none() {
+                for unusable in store.unusable().values() {
+                    let problem = format!("not copied, because `{}` is damaged: {}", unusable.path, unusable.problem);
+                    monitor.fault(Fault { subject: unusable.holds(), problem });
+                }
+            }
             for of in of {
                 let opened = retrieve::open_local(context, store, Some(&of))?;
                 // A copy stays one, wherever it is copied to.
@@ -194,7 +200,13 @@ impl Job<'_> {
                 let opening = tokio::task::spawn_blocking(move || store.open_copy(parameters, &events, brought_by));
                 let repository = opening.await.map_err(|_| Error::Stopped)??;
                 let own = self.context.identity.fingerprint();
-                self.carry(opened, Arc::new(LocalVault::new(repository, own))).await?
+                let report = self.carry(opened, Arc::new(LocalVault::new(repository.clone(), own))).await?;
+                if !report.partly.is_empty() {
+                    let shutdown = self.shutdown.clone();
+                    let naming = tokio::task::spawn_blocking(move || repository.name_losses(&shutdown));
+                    naming.await.map_err(|_| Error::Stopped)??;
+                }
+                report
             }
             End::Device(located) => {
                 let client = located.client(self.context)?;
@@ -216,7 +228,7 @@ impl Job<'_> {
         let chosen: Option<HashSet<SnapshotId>> = if self.options.snapshots.is_empty() {
             None
         } else {
-            let find = |selection: &Selection| Ok(selection.find(&opened.snapshots, set)?.info.id);
+            let find = |selection: &Selection| Ok(opened.find(selection, set)?.info.id);
             Some(self.options.snapshots.iter().map(find).collect::<Result<_>>()?)
         };
         let set = set.cloned();

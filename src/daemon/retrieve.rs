@@ -6,12 +6,14 @@ use crate::daemon::keep_alive::KeepAlive;
 use crate::daemon::locate::Located;
 use crate::daemon::{Context, Error, Result};
 use crate::identity::trust::Trust;
-use crate::model::{Alias, Fingerprint, Mark, OwnerEvent, RepositoryId, SessionId, SnapshotInfo};
+use crate::model::{Alias, Fingerprint, Forgotten, Mark, OwnerEvent, RepositoryId, SessionId, SetName, SnapshotInfo};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::listing::RepositoryListing;
 use crate::protocol::session::{PrepareDownload, SessionAnswer, SessionState};
+use crate::restore;
 use crate::restore::chain::{self, Break, Checked};
+use crate::restore::select::Selection;
 use crate::server::listing::advertised;
 use crate::store::{LocalVault, Store};
 use crate::vault::Vault;
@@ -34,10 +36,28 @@ pub struct Opened<V> {
     pub alarms: Vec<String>,
     /// What the holder knows about snapshots that have lost something.
     pub marks: Vec<Mark>,
+    /// Snapshots of which only the record is there, because their data was not copied.
+    pub not_copied: usize,
     session: Option<(Client, SessionId, KeepAlive)>,
 }
 
 impl<V> Opened<V> {
+    /// The snapshot that is meant.
+    ///
+    /// # Errors
+    /// None fits, or several do.
+    pub fn find(&self, selection: &Selection, set: Option<&SetName>) -> Result<&Checked> {
+        selection.find(&self.snapshots, set).map_err(|error| match error {
+            restore::Error::Selection(text) if self.not_copied > 0 => restore::Error::Selection(format!(
+                "{text}; of {} others only the record is here, because they were damaged where they were copied from, or not \
+                 asked for: when `repair` there and `send` on their source have made them whole, `copy` brings them",
+                self.not_copied
+            ))
+            .into(),
+            error => error.into(),
+        })
+    }
+
     /// Ends the session at the other device.
     pub async fn close(&self) {
         if let Some((client, session, _)) = &self.session {
@@ -76,8 +96,9 @@ pub async fn open_remote(
         alarms.extend(rolled_back(context, located, &[(id, &listed.snapshots)])?);
     }
     let session = Some((client, answer.session, alive));
+    let not_copied = count_not_copied(&listed.snapshots);
     let RepositoryListing { owner, alias, owner_log, damaged: marks, .. } = listed;
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, session })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, not_copied, session })
 }
 
 /// Waits until a person has decided about a session that waits for one. When that is not to be, the session is ended, so that
@@ -125,7 +146,21 @@ pub fn rolled_back(
             .push(format!("{} does not have the repository any more that this device has backed up to", located.alias));
     }
     for (id, snapshots) in listed {
-        alarms.extend(heads.of_repository(*id)?.iter().filter_map(|head| heads::check(head, snapshots).alarm()));
+        let remembered = heads.of_repository(*id)?;
+        alarms.extend(remembered.iter().filter_map(|head| heads::check(head, snapshots).alarm()));
+        // A holder that says so of what it has acknowledged has lost it, or got its store from a copy that has.
+        let record_only =
+            |info: &&SnapshotInfo| info.forgotten.as_ref().is_some_and(|mark: &Forgotten| mark.is_not_copied());
+        for info in snapshots.iter().filter(record_only) {
+            if let Some(head) = remembered.iter().find(|head| head.snapshot == info.id) {
+                alarms.push(format!(
+                    "set `{}`: of snapshot {}, which it has acknowledged to this device, {} has only the record and not the data",
+                    head.set,
+                    info.id.short(),
+                    located.alias
+                ));
+            }
+        }
     }
     Ok(alarms)
 }
@@ -135,7 +170,7 @@ pub fn rolled_back(
 /// # Errors
 /// None fits, or several do.
 pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<Opened<LocalVault>> {
-    let fitting = of.map_or_else(|| store.repositories(), |text| store.matching(text));
+    let fitting = of.map_or_else(|| store.find_all(), |text| store.find_matching(text))?;
     let repository = match fitting.as_slice() {
         [one] => one.clone(),
         [] => {
@@ -154,9 +189,14 @@ pub fn open_local(context: &Context, store: &Store, of: Option<&str>) -> Result<
     let listed = advertised(&repository)?;
     let (snapshots, mut alarms) = checked(context, &listed, Holder::This);
     alarms.extend(repository.unreadable_records()?);
+    let not_copied = count_not_copied(&listed.snapshots);
     let RepositoryListing { owner, alias, owner_log, damaged: marks, .. } = listed;
     let vault = Arc::new(LocalVault::new(repository, context.identity.fingerprint()));
-    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, session: None })
+    Ok(Opened { vault, owner, alias, owner_log, snapshots, alarms, marks, not_copied, session: None })
+}
+
+fn count_not_copied(snapshots: &[SnapshotInfo]) -> usize {
+    snapshots.iter().filter(|info| info.forgotten.as_ref().is_some_and(Forgotten::is_not_copied)).count()
 }
 
 /// Who says whose a repository is.

@@ -4,7 +4,7 @@
 //! signing key proves, or somebody else, and then nothing is sent to it and the person is told.
 
 use crate::client::{self, Client};
-use crate::daemon::{Context, Error, Result};
+use crate::daemon::{Context, Error, Result, hand_over};
 use crate::identity::rotation::is_proved;
 use crate::identity::trust::Trust;
 use crate::identity::{Expect, Identity};
@@ -12,7 +12,6 @@ use crate::model::{Fingerprint, OwnerEvent};
 use crate::platform;
 use crate::platform::lock::Lock;
 use crate::protocol::rotation::{Former, MAX_FORMER, ROTATION_VERSION, Rotated};
-use crate::server;
 use crate::store::{Repository, Store};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,21 +81,6 @@ async fn keep_own_repositories(context: &Context, was: Fingerprint) -> Result<()
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }
 
-/// What the store here keeps of a device goes with it to its new certificate: it says `rotated` no more once that is known here.
-async fn hand_over(context: &Context, known: &Trust, new: Fingerprint, signature: String) -> Result<()> {
-    let folder = context.store_folder(None);
-    if platform::fs::metadata_if_there(&folder)?.is_none() {
-        return Ok(());
-    }
-    let (context, known) = (context.clone(), known.clone());
-    let work = move || {
-        let key = context.identity.signing_key().clone();
-        let (store, _) = Store::open_or_create(&folder, context.clock.clone(), key)?;
-        Ok(server::hand_over(&store, &known, new, &signature, context.clock.now())?)
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
-}
-
 /// Who this device was, when it was ever another.
 fn formerly(identity: &Identity) -> Vec<Former> {
     let prove = |fingerprint: &Fingerprint| {
@@ -151,7 +135,7 @@ pub(crate) async fn recognise(
     if let Some(repository) = heads.repository_at(&was.fingerprint)? {
         heads.save_repository_at(&found, repository)?;
     }
-    hand_over(context, known, found, was.signature).await?;
+    hand_over::now_or_later(context, known, found, was.signature).await?;
     context.trust.rotate(&known.fingerprint, found)?;
     heads.forget(&known.fingerprint)?;
     tracing::warn!(

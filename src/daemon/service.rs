@@ -4,7 +4,7 @@
 use crate::config::{Accept, LocalSend};
 use crate::daemon::control::{self, ControlSocket};
 use crate::daemon::scrub::{self, Scrub, ScrubOptions};
-use crate::daemon::{Context, Error, Result};
+use crate::daemon::{Context, Error, Result, hand_over};
 use crate::discovery::https_caller::HttpsCaller;
 use crate::discovery::{self, DiscoveryHandle, DiscoveryOptions};
 use crate::identity::PhoneBook;
@@ -267,7 +267,7 @@ pub async fn store_to_open(context: &Context, chosen: Option<PathBuf>) -> Result
 }
 
 /// Whether backups are kept in a folder. A store that has lost its `store.json` is one: opening it makes another.
-fn is_store(folder: &Path) -> Result<bool> {
+pub(crate) fn is_store(folder: &Path) -> Result<bool> {
     let there = |name: &str| Ok::<_, Error>(platform::fs::metadata_if_there(&folder.join(name))?.is_some());
     Ok(there(STORE_FILE)? || there(REPOSITORIES)?)
 }
@@ -278,9 +278,18 @@ fn is_store(folder: &Path) -> Result<bool> {
 /// As [`store_to_open`], and the store's.
 pub async fn open_store(context: &Context, chosen: Option<PathBuf>) -> Result<(Store, RecoveryReport)> {
     let folder = store_to_open(context, chosen).await?;
-    let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());
-    let opening = tokio::task::spawn_blocking(move || Store::open_or_create(&folder, clock, signer));
-    Ok(opening.await.map_err(|_| Error::Stopped)??)
+    open_folder(context, folder).await
+}
+
+async fn open_folder(context: &Context, folder: PathBuf) -> Result<(Store, RecoveryReport)> {
+    let context = context.clone();
+    let work = move || {
+        let signer = context.identity.signing_key().clone();
+        let opened = Store::open_or_create(&folder, context.clock.clone(), signer)?;
+        hand_over::catch_up(&context, &opened.0);
+        Ok(opened)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }
 
 /// A running `serve`.
@@ -312,9 +321,7 @@ impl Service {
             Error::usage(message, hint)
         })?;
         let folder = context.store_folder(options.store);
-        let (clock, signer) = (context.clock.clone(), context.identity.signing_key().clone());
-        let opening = tokio::task::spawn_blocking(move || Store::open_or_create(&folder, clock, signer));
-        let (store, recovery) = opening.await.map_err(|_| Error::Stopped)??;
+        let (store, recovery) = open_folder(context, folder).await?;
         let accept = match options.accept.or(context.settings.accept).unwrap_or(Accept::Ask) {
             Accept::Ask => AcceptMode::Ask,
             Accept::Paired => AcceptMode::Paired,

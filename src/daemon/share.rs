@@ -121,7 +121,7 @@ async fn tree<V: Vault>(
     set: Option<&SetName>,
     monitor: &Arc<dyn Monitor>,
 ) -> Result<Arc<dyn Tree>> {
-    let snapshot = selection.find(&opened.snapshots, set)?;
+    let snapshot = opened.find(selection, set)?;
     let what = selection.path.as_ref().map_or_else(|| snapshot.record.set.to_string(), ToString::to_string);
     let when = snapshot.info.receipt.received_at.strftime("%Y-%m-%d");
     let options = SnapshotOptions {

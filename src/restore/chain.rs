@@ -125,7 +125,9 @@ pub fn check(
             }
             before = Some(checked);
         }
-        if let Some(newest) = chain.last().filter(|newest| newest.info.forgotten.is_some()) {
+        // Of a copy, the newest may be one whose data was lost where it was copied from: a loss, and said there, but nobody's rule.
+        let is_let_go = |newest: &&Checked| newest.info.forgotten.as_ref().is_some_and(|mark| !mark.is_not_copied());
+        if let Some(newest) = chain.last().filter(is_let_go) {
             breaks.push(Break::Forgotten { set: set.clone(), id: newest.info.id });
         }
         good.extend(chain.into_iter().filter(|checked| checked.info.forgotten.is_none()));
@@ -218,6 +220,10 @@ mod tests {
         assert_eq!(good.iter().map(|checked| checked.record.sequence).collect::<Vec<_>>(), [2, 4]);
         forget(&mut all[3]);
         assert!(matches!(check(REPOSITORY, &[], &[], &all, &[]).1[..], [Break::Forgotten { .. }]));
+        // What a copy has of a snapshot that was damaged where it came from.
+        all[3].forgotten.as_mut().unwrap().rule = Forgotten::NOT_COPIED.to_owned();
+        let (good, breaks) = check(REPOSITORY, &[], &[], &all, &[]);
+        assert_eq!((good.len(), breaks), (1, vec![]));
     }
 
     #[test]

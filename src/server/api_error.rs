@@ -114,12 +114,6 @@ impl ApiError {
         self
     }
 
-    /// Says it in other words.
-    pub(crate) fn saying(mut self, message: impl Into<String>) -> Self {
-        self.body.message = message.into();
-        self
-    }
-
     /// Adds what the log shall say.
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
@@ -176,6 +170,13 @@ impl From<store::Error> for ApiError {
                 Self::not_allowed("the record is signed by a key that does not belong to this repository")
             }
             E::TooLarge { what, limit } => Self::too_large(format!("{what} is larger than {limit} bytes")),
+            E::Unusable { .. } => {
+                let message = "a backup that is, or may be, the one asked for is there, and a file of it is damaged, so that it cannot be used";
+                let damaged = Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Corrupt, message);
+                damaged
+                    .hint("run `lan-backup repair` on the receiving device; nothing of what was backed up is given up")
+                    .caused_by(error)
+            }
             // What lies here is wrong: not the caller's fault, but the caller must know that it is not a passing matter.
             error if error.is_damage() => {
                 let (status, message) = (StatusCode::INTERNAL_SERVER_ERROR, "what is stored here is damaged");

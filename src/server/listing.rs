@@ -76,8 +76,19 @@ impl Seen {
         match self {
             Self::Session(under_way) => Ok(vec![under_way.repository.clone()]),
             Self::Allowed { shared, trust, .. } => {
-                let mut repositories = shared.store()?.repositories();
+                let store = shared.store()?;
+                // Who is told that its own is not there takes it for lost.
+                store.find_owned(&trust.fingerprint).map_err(not_usable)?;
+                let mut repositories = store.repositories();
                 repositories.retain(|repository| may_see(trust, repository));
+                if repositories.is_empty() {
+                    for granted in &trust.restore_from {
+                        store.find_repository(granted).map_err(not_usable)?;
+                    }
+                    if trust.rights.allow(Right::RestoreOthers) {
+                        store.find_all().map_err(not_usable)?;
+                    }
+                }
                 Ok(repositories)
             }
         }
@@ -94,6 +105,17 @@ async fn seen_by(shared: &Arc<Shared>, call: Call) -> Result<Seen, ApiError> {
     }
     let call = shared.begin_lone_call(trust.fingerprint)?;
     Ok(Seen::Allowed { shared: shared.clone(), trust: Box::new(trust), _call: call })
+}
+
+/// What is told of a repository that is here and cannot be used: it is damaged, or its disk does not let it be read for the moment.
+/// Never that it is not there.
+pub(crate) fn not_usable(error: store::Error) -> ApiError {
+    if error.is_damage() || matches!(error, store::Error::NewerFormat { .. }) {
+        return error.into();
+    }
+    ApiError::busy("the repository cannot be read at the moment")
+        .hint("try again later; should it stay so, look at the disk of the receiving device, and at its log")
+        .caused_by(error)
 }
 
 /// Its own, those that a person let it read, or all.

@@ -12,7 +12,7 @@ use crate::server::approval::{Decision, Question};
 use crate::server::body::read_json;
 use crate::server::call::Call;
 use crate::server::limits::MAX_SMALL_BODY_BYTES;
-use crate::server::listing::may_see;
+use crate::server::listing::{may_see, not_usable};
 use crate::server::opening::{answer, ask, new_session, opened_or_not};
 use crate::server::sessions::{Phase, Prepared, Session, SessionKind};
 use crate::server::state::{Shared, blocking};
@@ -61,10 +61,10 @@ pub(crate) async fn prepare_download(shared: Arc<Shared>, call: Call) -> Result<
 /// The one repository that is meant. Blocking.
 fn find(shared: &Shared, trust: &Trust, of: Option<&str>) -> Result<Arc<Repository>, ApiError> {
     let Some(text) = of else {
-        let own = shared.store()?.owned_by(&trust.fingerprint);
+        let own = shared.store()?.find_owned(&trust.fingerprint).map_err(not_usable)?;
         return own.ok_or_else(|| ApiError::not_found("this device keeps no backup of the asking one"));
     };
-    let mut found = shared.store()?.matching(text);
+    let mut found = shared.store()?.find_matching(text).map_err(not_usable)?;
     if found.len() > 1 {
         let rows = found.iter().take(MAX_NAMED).map(|repository| {
             let owner = repository.owner().short_code();

@@ -12,6 +12,7 @@ use crate::server::approval::Question;
 use crate::server::body::{Paced, feed};
 use crate::server::call::Call;
 use crate::server::limits::{LIST_MEMORY, MAX_PREPARE_BODY_BYTES};
+use crate::server::listing::not_usable;
 use crate::server::manifest;
 use crate::server::opening::{answer, ask, new_session, opened_or_not};
 use crate::server::room;
@@ -86,18 +87,7 @@ fn repository_of(
         repository.owner_log().iter().any(|event| event.fingerprint() == trust.fingerprint)
     };
     // One that cannot be read for the moment is not gone: its owner must not begin another history.
-    let found = shared.store()?.find_repository(&wanted).map_err(|error| {
-        if error.is_damage() {
-            return ApiError::from(error)
-                .saying(
-                    "the repository of this device is there, and a file of it is damaged, so that it cannot be used",
-                )
-                .hint("run `lan-backup repair` on the receiving device; nothing of what was backed up is given up");
-        }
-        ApiError::busy("the repository cannot be read at the moment")
-            .hint("try again later; should it stay so, look at the disk of the receiving device, and at its log")
-            .caused_by(error)
-    })?;
+    let found = shared.store()?.find_repository(&wanted).map_err(not_usable)?;
     match found.filter(was_own) {
         Some(copy) if copy.copied_from().is_some() => {
             Err(ApiError::not_allowed("this device keeps only a copy of that backup, which another device brings").hint(

@@ -63,12 +63,28 @@ pub(crate) fn claim(
     device: Fingerprint,
     more: u64,
 ) -> Result<Claim, ApiError> {
-    let mut table = shared.on_the_way.table();
-    let own = table.get(&device).copied().unwrap_or(0);
-    let all = table.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-    check_beside(shared, Some(repository), more, own, all)?;
-    table.insert(device, own.saturating_add(more));
-    Ok(Claim { of: shared.on_the_way.clone(), device, bytes: more })
+    claim_first(&shared.on_the_way, device, more, |own, all| check_beside(shared, Some(repository), more, own, all))
+}
+
+/// Claims, and takes the claim back when `check`, which hears what was on its way before, refuses.
+///
+/// Not the other way round: a check may have to build an index anew, which takes minutes, and nothing could arrive meanwhile if it held
+/// the table. What arrives while it looks is counted twice, never not at all.
+fn claim_first(
+    of: &Arc<OnTheWay>,
+    device: Fingerprint,
+    more: u64,
+    check: impl FnOnce(u64, u64) -> Result<(), ApiError>,
+) -> Result<Claim, ApiError> {
+    let (own, all, claim) = {
+        let mut table = of.table();
+        let own = table.get(&device).copied().unwrap_or(0);
+        let all = table.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        table.insert(device, own.saturating_add(more));
+        (own, all, Claim { of: of.clone(), device, bytes: more })
+    };
+    check(own, all)?;
+    Ok(claim)
 }
 
 /// The same for a disk beside the store, of which `free` bytes are free, and which has no quota.
@@ -162,6 +178,23 @@ mod tests {
         first.arrived(1000);
         drop(first);
         assert!(of.table().is_empty());
+    }
+
+    #[test]
+    fn what_is_checked_counts_already_and_holds_up_nobody() {
+        let (of, device) = (Arc::<OnTheWay>::default(), Fingerprint::from_bytes([1; 32]));
+        let mut first = claim_first(&of, device, 60, |own, all| Ok(assert_eq!((own, all), (0, 0)))).unwrap();
+        let second = claim_first(&of, device, 30, |own, all| {
+            assert_eq!((own, all), (60, 60));
+            // Others go on meanwhile, and count this one.
+            assert!(of.0.try_lock().is_ok(), "the table is held while the index is asked");
+            first.arrived(60);
+            assert!(claim_first(&of, device, 1, |own, _| Ok(assert_eq!(own, 30))).is_ok());
+            Err(ApiError::full("no"))
+        });
+        assert!(second.is_err());
+        drop((first, second));
+        assert!(of.is_empty(), "what was refused is not on its way");
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! own backup here: otherwise whoever may bring copies could lay one out for a device to fall into. The mark goes when a person
 //! here lets a device take the repository over.
 
-use crate::model::{Fingerprint, Forgotten, OwnerEvent, Record, RepositoryParameters, SignedRecord, SnapshotInfo};
+use crate::model::{
+    ChunkId, Fingerprint, Forgotten, OwnerEvent, Record, RepositoryParameters, SignedRecord, SnapshotInfo,
+};
 use crate::platform::lock::Lock;
 use crate::signer;
 use crate::store::Store;
@@ -16,8 +18,10 @@ use crate::store::recovery::RecoveryReport;
 use crate::store::repository::{Config, Repository};
 use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
+use crate::store::verify::reach::Reach;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
 /// No mark is larger.
@@ -70,18 +74,24 @@ impl Store {
     /// `events`. `copied_from` is the device that brings it, unless a person at this device copies between two stores of his own.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the repository here is no copy of that kind; [`Error::OwnerEvent`] when the logs differ.
+    /// [`Error::Refused`] when the repository here is no copy of that kind; [`Error::OwnerEvent`] when the logs differ. It is here,
+    /// and is damaged, or cannot be read at the moment.
     pub fn open_copy(
         &self,
         parameters: RepositoryParameters,
         events: &[OwnerEvent],
         copied_from: Option<Fingerprint>,
     ) -> Result<Arc<Repository>> {
+        self.mend_where_it_can();
         let _locked = Lock::exclusive(&self.inner.folder.join(STORE_LOCK))?;
         let mut known = self.inner.known();
         self.inner.scan(&mut known, &mut RecoveryReport::default())?;
-        if known.unusable.contains_key(&parameters.id) {
-            return Err(Error::Refused(format!("repository {} is here, and cannot be used", parameters.id)));
+        if let Some(unusable) = known.unusable.get(&parameters.id) {
+            return Err(unusable.error());
+        }
+        // Nor is one that cannot be opened at the moment made anew: it may be no copy any more, or another device's.
+        if let Some(at) = known.failing.iter().position(|(failing, _)| *failing == parameters.id) {
+            return Err(known.failing.swap_remove(at).1);
         }
         let Some(repository) = known.open.get(&parameters.id).cloned() else {
             let config = Config { chunker: parameters.chunker, ..Config::new(parameters.id, self.inner.clock.now()) };
@@ -152,6 +162,45 @@ impl Repository {
         self.forgotten.put(&mark)?;
         let kept = self.records.save(record, signed.clone(), receipt)?;
         Ok(SnapshotInfo { forgotten: Some(mark), ..kept.info.clone() })
+    }
+
+    /// Keeps a record of which some chunks are lost where it comes from, and only those, with everything else; marked as damaged.
+    /// One that is here already, with its data or without, gets what came meanwhile: its mark says what is still lost, or that
+    /// nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when other chunks than `lost` are not here, or a list is lost, so that nobody can tell.
+    pub fn commit_damaged(
+        &self,
+        signed: &SignedRecord,
+        from: Fingerprint,
+        lost: &HashSet<ChunkId>,
+    ) -> Result<SnapshotInfo> {
+        let record = self.check_record(signed)?;
+        let id = signer::snapshot_id(signed);
+        let _prune = Lock::shared(&self.lock("prune"))?;
+        match self.require(&record) {
+            Ok(()) | Err(Error::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let lack = Reach::new(&self.packs, &HashSet::new()).look(&record)?;
+        if lack.refs || !lack.chunks.iter().all(|chunk| lost.contains(chunk)) {
+            return Err(Error::Missing(lack.chunks.into_iter().filter(|chunk| !lost.contains(chunk)).collect()));
+        }
+        let _commit = Lock::exclusive(&self.lock("commit"))?;
+        let there = self.follows(&record, id)?;
+        let receipt = self.receipt(id, from)?;
+        // The mark first: a record without it would promise what is not here.
+        self.mark_lack(id, &record, &lack)?;
+        match there {
+            Some(there) => {
+                if self.forgotten.all()?.get(&id).is_some_and(Forgotten::is_not_copied) {
+                    self.forgotten.bring_back(&id, self.packs.clock.now())?;
+                }
+                Ok(there)
+            }
+            None => Ok(self.records.save(record, signed.clone(), receipt)?.info.clone()),
+        }
     }
 
     /// A record that is here already is committed again: when its data was not copied then and is here now, the mark goes.

@@ -30,6 +30,16 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A repository is here, and a file that says whose it is, or what it is, is damaged.
+    #[error("{holds} cannot be used, because `{path}` is damaged: {problem}; what was backed up lies there still")]
+    Unusable {
+        /// What it is, for people.
+        holds: String,
+        /// The file at fault; its path in the store.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A pack does not hold what its trailer or the index says.
     #[error("pack {pack} is damaged: {problem}")]
     Pack {
@@ -131,7 +141,7 @@ impl Error {
 
     /// What stands on disk is wrong, as opposed to what was asked for.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Pack { .. } | Self::Chunk { .. })
+        matches!(self, Self::Damaged { .. } | Self::Unusable { .. } | Self::Pack { .. } | Self::Chunk { .. })
     }
 }
 
@@ -146,6 +156,7 @@ impl From<Error> for vault::Error {
             Error::NotFound(id) => Self::NotFound(format!("chunk {id}")),
             Error::NoRepository(id) => Self::NotFound(format!("repository {id}")),
             Error::Damaged { name, .. } => Self::Corrupt(format!("`{name}`")),
+            Error::Unusable { path, .. } => Self::Corrupt(format!("`{path}`")),
             Error::Pack { pack, .. } => Self::Corrupt(format!("pack {pack}")),
             Error::Chunk { chunk, pack, .. } => Self::Corrupt(format!("chunk {chunk} in pack {pack}")),
             Error::Block(source) => Self::Refused(format!("a block was refused: {source}").into()),

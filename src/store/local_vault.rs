@@ -4,6 +4,7 @@ use crate::model::{Block, ChunkId, Fingerprint, RepositoryParameters, SignedReco
 use crate::store::error::Result;
 use crate::store::repository::Repository;
 use crate::vault::{self, Vault};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -96,5 +97,14 @@ impl Vault for LocalVault {
     async fn commit_without_data(&self, record: SignedRecord) -> vault::Result<SnapshotId> {
         let from = self.from;
         self.run(move |repository| Ok(repository.commit_without_data(&record, from)?.id)).await
+    }
+
+    async fn commit_damaged(&self, record: SignedRecord, lost: HashSet<ChunkId>) -> vault::Result<Option<SnapshotId>> {
+        let from = self.from;
+        self.run(move |repository| Ok(Some(repository.commit_damaged(&record, from, &lost)?.id))).await
+    }
+
+    async fn damaged(&self) -> vault::Result<HashSet<SnapshotId>> {
+        self.run(|repository| Ok(repository.advertised_marks()?.into_iter().map(|mark| mark.snapshot).collect())).await
     }
 }

@@ -1,13 +1,15 @@
 //! Keeps the marks in step with what is there: writes those of snapshots that lack something, and sees when they are healed.
 
-use crate::model::{Mark, SetName, SnapshotInfo};
+use crate::model::{Mark, Record, SetName, SnapshotId, SnapshotInfo};
+use crate::monitor::Silent;
+use crate::platform::shutdown::Shutdown;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
 use crate::store::marks;
 use crate::store::repository::Repository;
-use crate::store::verify::reach::Reach;
-use crate::store::verify::{DamagedSnapshot, Looked};
-use std::collections::{BTreeMap, HashSet};
+use crate::store::verify::reach::{Lack, Reach};
+use crate::store::verify::{self, DamagedSnapshot, Looked, Share, VerifyOptions};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Files that a mark names in a list of snapshots; of the others it tells the number.
 const ADVERTISED_FILES: usize = 10;
@@ -63,6 +65,41 @@ impl Repository {
         }
         marks::forget_healed(shelf, &known.into_values().collect::<Vec<_>>(), now)?;
         Ok(Losses { damaged, healed })
+    }
+
+    /// Marks one snapshot by what it lacks, or says that it is whole again; files are named by who looks at all of it.
+    pub(crate) fn mark_lack(&self, id: SnapshotId, record: &Record, lack: &Lack) -> Result<()> {
+        let (shelf, now) = (&*self.packs.shelf, self.packs.clock.now());
+        let before = marks::load(shelf)?.into_iter().find(|mark| mark.snapshot == id);
+        if lack.is_empty() {
+            return before.map_or(Ok(()), |mark| marks::heal(shelf, &mark, now));
+        }
+        let before = before.filter(|mark| mark.healed_at.is_none());
+        let mark = Mark {
+            format: FORMAT,
+            snapshot: id,
+            set: Some(record.set.clone()),
+            sequence: record.sequence,
+            found_at: before.as_ref().map_or(now, |mark| mark.found_at),
+            record_lost: false,
+            manifest_hit: lack.manifest,
+            lost_chunks: lack.chunks.len() as u64,
+            files: before.as_ref().map(|mark| mark.files.clone()).unwrap_or_default(),
+            more_files: before.as_ref().map_or(0, |mark| mark.more_files),
+            witnesses: lack.chunks.iter().take(marks::MAX_WITNESSES).copied().collect(),
+            healed_at: None,
+        };
+        marks::save(shelf, &mark)
+    }
+
+    /// Looks at all snapshots, and names in the marks the files that are hit.
+    ///
+    /// # Errors
+    /// What kept it from looking.
+    pub fn name_losses(&self, shutdown: &Shutdown) -> Result<()> {
+        let options = VerifyOptions { data: Share::None };
+        let looked = verify::look(self, options, &BTreeSet::new(), &Silent, shutdown)?;
+        self.mark_losses(&looked).map(drop)
     }
 
     /// Looks whether what came has made marked snapshots whole. Cheap while it has not: of each, the first lost chunks are asked

@@ -67,7 +67,7 @@ pub fn repair(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Resu
         report.repaired.push(Repaired { path, problem, fate: Fate::Mended });
     }
     let unusable = store.unusable().into_values();
-    report.left.extend(unusable.map(|unusable| DamagedFile::small(unusable.path, unusable.problem)));
+    report.left.extend(unusable.map(|unusable| DamagedFile::small(unusable.path.clone(), unusable.told())));
     for repository in store.repositories() {
         one(&repository, &mut report, monitor, shutdown)?;
     }

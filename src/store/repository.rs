@@ -25,6 +25,7 @@ use crate::store::recovery::RecoveryReport;
 use crate::store::set_aside::Fate;
 use crate::store::shelf::Shelf;
 use crate::store::stream;
+use crate::store::unusable::goes_by;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -159,13 +160,7 @@ impl Repository {
     /// Whether a person may mean it by this text: an alias of an owner (whatever the case), former ones too, or the beginning of an
     /// owner's fingerprint or of its own id (at least four digits).
     pub fn answers_to(&self, text: &str) -> bool {
-        let lower = text.to_lowercase();
-        let by_id = text.len() >= 4 && self.id().to_string().starts_with(&lower);
-        by_id
-            || self.owner_log().iter().any(|event| {
-                event.fingerprint().begins_with(text)
-                    || event.alias().is_some_and(|alias| alias.as_str().to_lowercase() == lower)
-            })
+        goes_by(self.id(), &self.owner_log(), text)
     }
 
     /// The keys (hex) whose records count here, oldest first.

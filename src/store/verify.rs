@@ -149,7 +149,7 @@ pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shut
         findings.files.push(DamagedFile::small(STORE_FILE.to_owned(), problem_of(&error)));
     }
     for unusable in store.unusable().into_values() {
-        findings.files.push(DamagedFile::small(unusable.path, unusable.problem));
+        findings.files.push(DamagedFile::small(unusable.path.clone(), unusable.told()));
     }
     for repository in store.repositories() {
         look(&repository, options, &BTreeSet::new(), monitor, shutdown)?.tell(&repository, &mut findings);

@@ -3,6 +3,7 @@
 //! Held here: exit codes, the last line of `--json`, the sentence and the hint of every failure, and that nothing is lost whatever
 //! goes wrong. The rules behind them have tests of their own.
 
+mod absent;
 mod copying;
 mod crash;
 mod damage;

@@ -6,6 +6,7 @@ mod bad_line;
 mod bit_rot;
 mod brake;
 mod cli;
+mod copies_damaged;
 mod crowd;
 mod disk_faults;
 mod engine;

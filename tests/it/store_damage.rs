@@ -266,7 +266,7 @@ fn a_flipped_bit_in_any_small_file_is_found_and_named() {
             flip(&path, bit);
             match Store::open_or_create(folder.path(), clock(), receiver_key()) {
                 // A flipped bit of the format number can look like a newer version.
-                Err(Error::Damaged { .. } | Error::NewerFormat { .. }) => {}
+                Err(Error::Unusable { .. } | Error::NewerFormat { .. }) => {}
                 Err(other) => panic!("bit {bit} of {}: {other}", path.display()),
                 Ok((store, report)) => match (&report.unusable_repositories[..], &report.unreadable_records[..]) {
                     ([(named, _)], []) => assert!(*named == id && store.repositories().is_empty()),

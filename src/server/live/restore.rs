@@ -2,13 +2,14 @@
 
 use crate::client::order::{LARGEST_BLOCK, Order};
 use crate::codec::{Decoder, chunk_id};
-use crate::model::{Block, BlockHeader, ChunkId, Right, Rights};
-use crate::platform::clock::ManualClock;
+use crate::model::{Alias, Block, BlockHeader, ChunkId, Right, Rights};
+use crate::platform::clock::{ManualClock, SystemClock};
 use crate::protocol::listing::Listing;
 use crate::protocol::session::{PrepareDownload, SessionAnswer};
 use crate::protocol::{ErrorBody, ErrorCode, paths};
 use crate::server::live::{Caller, Live, Setup, block, encode, header, request};
 use crate::server::{AcceptMode, Decision, Question, Scripted};
+use crate::store::Store;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -230,4 +231,56 @@ async fn what_an_honest_holder_sends_is_never_more_than_who_asks_allows() {
     assert!(cost <= order.most() - LARGEST_BLOCK, "{cost} bytes for {bytes}");
     let untouched: u64 = blocks.iter().map(Block::encoded_length).sum();
     assert!(untouched > order.most(), "as they lie in packs they would be too much: {untouched}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_be_used_is_never_said_to_be_absent() {
+    let live = Live::start();
+    let device = live.paired("laptop", Rights::of_a_paired_device());
+    let other = live.paired("other", Rights::of_a_paired_device());
+    // Another process has made it; the server finds it damaged the first time it sees it.
+    let folder = live.folder.path().join("store");
+    let signer = live.identity.signing_key().clone();
+    let beside = Store::open_or_create(&folder, Arc::new(SystemClock), signer).unwrap().0;
+    let key = device.identity.signing_key().public();
+    let id = beside.create_repository(device.fingerprint(), &key, Alias::new("laptop")).unwrap().id();
+    drop(beside);
+    let config = folder.join(format!("repositories/{id}/config.json"));
+    let whole = std::fs::read(&config).unwrap();
+    std::fs::write(&config, &whole[..50]).unwrap();
+
+    let mut caller = live.caller(&device).await;
+    let mut answers = Vec::new();
+    for request in [PrepareDownload::default(), of("laptop", false), of(&id.to_string(), false)] {
+        answers.push(caller.post(paths::PREPARE_DOWNLOAD, &request).await);
+    }
+    answers.push(caller.get(paths::SNAPSHOTS).await);
+    answers.push(caller.get(&format!("{}/{}", paths::SNAPSHOTS, "7".repeat(64))).await);
+    for answer in &answers {
+        assert_eq!(answer.code(), ErrorCode::Corrupt, "{answer:?}");
+        assert!(answer.json::<ErrorBody>().hint.unwrap().contains("lan-backup repair"), "{answer:?}");
+    }
+    // Whose it is not hears what it always hears.
+    let mut stranger = live.caller(&other).await;
+    assert_eq!(ask(&mut stranger, &PrepareDownload::default()).await.code(), ErrorCode::NotFound);
+    assert!(stranger.get(paths::SNAPSHOTS).await.ok().json::<Listing>().repositories.is_empty());
+    // Nor does whom a person let read it, or all.
+    live.trust.update(&other.fingerprint(), |trust| trust.restore_from.extend([id])).unwrap();
+    assert_eq!(stranger.get(paths::SNAPSHOTS).await.code(), ErrorCode::Corrupt);
+    live.trust
+        .update(&other.fingerprint(), |trust| {
+            trust.restore_from.clear();
+            trust.rights.grant(Right::RestoreOthers);
+        })
+        .unwrap();
+    assert_eq!(stranger.get(paths::SNAPSHOTS).await.code(), ErrorCode::Corrupt);
+
+    // One flipped bit is mended while somebody asks.
+    let mut flipped = whole.clone();
+    flipped[20] ^= 4;
+    std::fs::write(&config, flipped).unwrap();
+    let listing: Listing = caller.get(paths::SNAPSHOTS).await.ok().json();
+    assert_eq!(listing.repositories.len(), 1);
+    assert_eq!(std::fs::read(&config).unwrap(), whole);
+    ask(&mut caller, &PrepareDownload::default()).await.ok();
 }

@@ -1,5 +1,6 @@
 //! `copy`: what is kept here, on a disk beside it, or on another device, and back.
 
+use crate::bit_rot::flip;
 use crate::store_support::files;
 use crate::support::lan::{Lan, bytes_below};
 use crate::support::program::{KILLED, until};
@@ -121,6 +122,97 @@ fn what_is_damaged_is_not_copied_and_said_and_the_rest_is() {
     assert_eq!(listed.rows().iter().map(|row| row["snapshot"].clone()).collect::<Vec<_>>(), [whole]);
     let to = lan.path("to");
     nas.run(&["restore", "local", "--store", usb.to_str().unwrap(), "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+}
+
+#[test]
+fn what_has_lost_a_file_is_copied_with_its_mark_and_the_next_copy_brings_what_was_healed() {
+    let lan = Lan::new();
+    let (nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(300_000, 1)), ("c", &noise(200_000, 3))]);
+    let send = || laptop.run(&["send", "nas", docs.to_str().unwrap()]).done()["snapshot"].clone();
+    send();
+    let pack = files(&nas.store()).into_iter().find(|path| path.to_string_lossy().contains("/packs/")).unwrap();
+    fs::write(docs.join("b"), b"new").unwrap();
+    send();
+    flip(&pack, 800_000);
+    let usb = lan.path("usb/backups");
+    let usb = usb.to_str().unwrap();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert_eq!(copied.last(3)["copied"], 0, "{copied:#?}");
+    let row = copied.lines.iter().find(|line| line["event"] == "copied").unwrap();
+    assert_eq!((row["partly"].as_array().unwrap().len(), &row["lost"]), (2, &json!([])), "{copied:#?}");
+    assert!(copied.stderr.contains("copied without what is lost of it: chunk"), "{copied:#?}");
+    assert!(copied.stderr.contains("then `send` on laptop"), "{copied:#?}");
+    // All of both is there but for one file, which is named.
+    let at_usb = |arguments: &[&str]| nas.run(&[arguments, &["--store", usb]].concat());
+    let listed = at_usb(&["snapshots"]);
+    assert_eq!((listed.code, listed.stderr.contains("ALARM")), (0, false), "{listed:#?}");
+    let rows = listed.rows();
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["damaged"]["files"].as_array().unwrap().len() == 1), "{rows:#?}");
+    let lost = rows[0]["damaged"]["files"][0].as_str().unwrap();
+    assert_eq!(at_usb(&["verify", "--data"]).last(1)["damagedFiles"], 0);
+    let to = lan.path("partly");
+    assert_eq!(at_usb(&["restore", "local", "--to", to.to_str().unwrap()]).code, 3);
+    assert!(!to.join(lost).exists());
+    for file in ["docs/a", "docs/b", "docs/c"].into_iter().filter(|file| *file != lost) {
+        assert_eq!(fs::read(to.join(file)).unwrap(), fs::read(docs.parent().unwrap().join(file)).unwrap());
+    }
+    // Nothing has changed at the source: nothing is sent, and it is said again.
+    let again = nas.run(&["copy", "local", usb]);
+    assert_eq!((again.last(3)["bytes"].clone(), again.last(3)["present"].clone()), (json!(0), json!(0)), "{again:#?}");
+
+    // What the hint says to do.
+    nas.run(&["repair"]).last(1);
+    send();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert_eq!(copied.done()["copied"], 3, "{copied:#?}");
+    assert!(copied.number("bytes") < 400_000, "only what was lost: {copied:#?}");
+    let rows = at_usb(&["snapshots"]);
+    assert!(rows.rows().iter().all(|row| row["damaged"].is_null()), "{rows:#?}");
+    assert_eq!(at_usb(&["verify", "--data"]).last(0)["clean"], true);
+    let to = lan.path("to");
+    at_usb(&["restore", "local", "latest~1", "--to", to.to_str().unwrap()]).done();
+    assert_same(&docs, &to.join("docs"));
+}
+
+#[test]
+fn a_copy_of_snapshots_that_have_all_lost_their_lists_says_so_raises_no_alarm_and_is_made_good_later() {
+    let lan = Lan::new();
+    let (mut nas, laptop) = lan.paired();
+    let docs = lan.folder("docs", &[("a", &noise(300_000, 1))]);
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    fs::write(docs.join("b"), b"new").unwrap();
+    laptop.run(&["send", "nas", docs.to_str().unwrap()]).done();
+    nas.stop();
+    for pack in files(&nas.store()).into_iter().filter(|path| path.to_string_lossy().contains("/packs/")) {
+        fs::remove_file(pack).unwrap();
+    }
+    let usb = lan.path("usb/backups");
+    let usb = usb.to_str().unwrap();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert_eq!(copied.last(3)["copied"], 0, "{copied:#?}");
+    assert!(copied.stderr.contains("not copied, because chunk"), "{copied:#?}");
+    assert!(copied.stderr.contains("then `send` on laptop"), "{copied:#?}");
+    // There is nothing to be had from it yet, and it says why.
+    let listed = nas.run(&["snapshots", "--store", usb]);
+    assert_eq!((listed.code, listed.stderr.contains("ALARM")), (0, false), "{listed:#?}");
+    let restored = nas.run(&["restore", "local", "--store", usb, "--to", lan.path("none").to_str().unwrap()]);
+    restored.failed(1, "no-such-snapshot", "of 1 others only the record is here", "lan-backup snapshots");
+    let again = nas.run(&["copy", usb, lan.path("third").to_str().unwrap()]);
+    assert!(!again.stderr.contains("ALARM"), "{again:#?}");
+
+    // What the hint says to do.
+    nas.run(&["repair"]).last(1);
+    nas.serve(&["--accept", "paired"]);
+    let whole = laptop.run(&["send", &nas.address(), docs.to_str().unwrap()]).done()["snapshot"].clone();
+    let copied = nas.run(&["copy", "local", usb]);
+    assert!(copied.number("copied") > 1, "{copied:#?}");
+    let rows = nas.run(&["snapshots", "--store", usb]);
+    assert_eq!(rows.rows().last().unwrap()["snapshot"], whole, "{rows:#?}");
+    let to = lan.path("to");
+    nas.run(&["restore", "local", "--store", usb, "--to", to.to_str().unwrap()]).done();
     assert_same(&docs, &to.join("docs"));
 }
 
