@@ -4,7 +4,7 @@ use crate::cli::output::Output;
 use crate::cli::size;
 use crate::client::{self, PinSource};
 use crate::daemon::locate::Chooser;
-use crate::daemon::phone::PhonePin;
+use crate::daemon::phone::{PhonePin, Trouble};
 use crate::model::{Device, Fingerprint, InboxKeep, Pin, ShortCode};
 use crate::platform::fs;
 use crate::protocol::pairing::PairState;
@@ -111,10 +111,10 @@ impl PinSource for Face {
 impl PhonePin for Face {
     fn pin(&mut self, again: bool) -> BoxFuture<'_, crate::daemon::Result<String>> {
         Box::pin(async move {
-            let failed = |error: io::Error| crate::daemon::Error::from(no_pin(error));
+            let failed = |error: io::Error| crate::daemon::Error::from(Trouble::NoPin(error.into()));
             if let Some(path) = self.pin_file.clone() {
                 if again {
-                    return Err(client::Error::WrongPin { attempts_left: 0 }.into());
+                    return Err(Trouble::WrongPin.into());
                 }
                 let read = tokio::task::spawn_blocking(move || read_line(&path)).await;
                 return Ok(read.map_err(io::Error::other).and_then(|read| read).map_err(failed)?.trim().to_owned());

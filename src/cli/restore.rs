@@ -8,11 +8,12 @@ use crate::cli::send::tell_delivered;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::status::described;
+use crate::daemon::error::DAMAGED;
 use crate::daemon::locate::{Answering, Located, locate, locate_any};
 use crate::daemon::retrieve::{self, Opened};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error, join, phone};
-use crate::model::{EntryKind, SetName};
+use crate::model::{EntryKind, Mark, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::ErrorCode;
@@ -220,7 +221,7 @@ impl Work<'_> {
         if let Some(mark) = opened.marks.iter().find(|mark| mark.snapshot == snapshot.info.id) {
             output.event("damaged", json!({ "mark": mark }));
             output.talk(&format!("careful: {}", described(mark)));
-            output.talk("hint: all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit");
+            output.talk(&format!("hint: {}", what_is_left(mark)));
         }
         if let Some(phone) = &self.args.to_device {
             return self.onto(phone, opened, snapshot, began).await;
@@ -277,6 +278,9 @@ impl Work<'_> {
         if faults > 0 {
             output.talk(&format!("{} went wrong, as listed above", size::things(faults)));
         }
+        if report.damaged > 0 {
+            output.talk(&format!("hint: {}", DAMAGED.replace('\n', "\n      ")));
+        }
         Ok(ExitStatus::with_faults(faults))
     }
 }
@@ -316,6 +320,16 @@ impl Work<'_> {
         self.progress.finish();
         let faults = self.progress.faults() + opened.alarms.len() as u64;
         Ok(tell_delivered(&phone, delivered?, faults, began, self.output))
+    }
+}
+
+/// What can be had of a snapshot that has lost something.
+fn what_is_left(mark: &Mark) -> &'static str {
+    if mark.manifest_hit {
+        "it cannot be restored whole, and perhaps only a folder of it can (SNAPSHOT:PATH); the snapshots before and after it can: \
+         `lan-backup snapshots DEVICE` lists them"
+    } else {
+        "all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit"
     }
 }
 

@@ -169,8 +169,7 @@ fn readable<V: Vault>(merge: &Merge<V>) -> Result<()> {
         None => Ok(()),
         Some((number, reason)) => {
             let which = if *number == 0 { "first" } else { "second" };
-            let problem = format!("the list of the {which} snapshot cannot be read to its end: {reason}");
-            Err(crate::vault::Error::Corrupt(problem).into())
+            Err(Error::Unreadable { which, reason: reason.clone() })
         }
     }
 }

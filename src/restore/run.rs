@@ -27,6 +27,8 @@ pub struct Report {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Files that were not restored because their content is damaged or gone where it is kept.
+    pub damaged: u64,
 }
 
 /// Fetches and writes what the plan says.
@@ -60,6 +62,7 @@ pub async fn run<V: Vault, T: Target + 'static>(
         in_file: None,
         failed: 0,
         failed_bytes: 0,
+        damaged: 0,
     };
     let stats = plan.stats;
     let writing = tokio::task::spawn_blocking(move || writer.write_all(loads));
@@ -96,6 +99,7 @@ struct Writer<T> {
     in_file: Option<(String, u64)>,
     failed: u64,
     failed_bytes: u64,
+    damaged: u64,
 }
 
 impl<T: Target> Writer<T> {
@@ -129,8 +133,8 @@ impl<T: Target> Writer<T> {
                     self.or_abandon(written)?;
                     self.monitor.count(Counter::Bytes, *length);
                 }
-                (Some(_), _) => self.lose(WRONG_LENGTH),
-                (None, reason) => self.lose(reason.map_or("one of its parts was not sent", String::as_str)),
+                (Some(_), _) => self.lose_damaged(WRONG_LENGTH),
+                (None, reason) => self.lose_damaged(reason.map_or("one of its parts was not sent", String::as_str)),
             },
             Step::Hole(length) if self.in_file.is_some() => {
                 let skipped = self.target.hole(*length);
@@ -143,11 +147,16 @@ impl<T: Target> Writer<T> {
                 self.in_file = None;
                 self.monitor.count(Counter::Files, 1);
             }
-            Step::Lost(reason) if self.in_file.is_some() => self.lose(reason),
+            Step::Lost(reason) if self.in_file.is_some() => self.lose_damaged(reason),
             // The rest of a file that has failed already.
             Step::Write(..) | Step::Hole(_) | Step::End | Step::Lost(_) => {}
         }
         Ok(())
+    }
+
+    fn lose_damaged(&mut self, reason: &str) {
+        self.damaged += 1;
+        self.lose(reason);
     }
 
     fn lose(&mut self, reason: &str) {
@@ -198,7 +207,7 @@ impl<T: Target> Writer<T> {
         }
         self.target.finish().map_err(Error::Target)?;
         let files = stats.files.saturating_sub(stats.skipped_files + self.failed);
-        Ok(Report { files, bytes: stats.bytes.saturating_sub(self.failed_bytes) })
+        Ok(Report { files, bytes: stats.bytes.saturating_sub(self.failed_bytes), damaged: self.damaged })
     }
 }
 
