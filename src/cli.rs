@@ -15,6 +15,7 @@ pub mod ls;
 pub mod output;
 pub mod pair;
 pub mod pending;
+pub mod phones;
 pub mod pin;
 pub mod progress;
 pub mod prune;

@@ -126,8 +126,12 @@ impl ApiError {
         self
     }
 
+    /// The sentence.
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     /// The code.
-    #[cfg(test)]
     pub(crate) fn code(&self) -> ErrorCode {
         self.body.code
     }

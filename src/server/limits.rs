@@ -125,6 +125,8 @@ pub(crate) struct Pace {
     pub(crate) grace_of_answers: Duration,
     /// Beyond the grace, a body's bytes come (or are taken) at least this fast while we wait for them.
     pub(crate) bytes_per_second: u64,
+    /// A whole list of a LocalSend app: the longest at 140 KiB/s.
+    pub(crate) list: Duration,
     /// From the end of a request of the pairing exchange to its answer.
     pub(crate) pairing_reply: Duration,
 }
@@ -139,6 +141,7 @@ impl Pace {
         grace: Duration::from_secs(20),
         grace_of_answers: Duration::from_secs(30),
         bytes_per_second: 16 << 10,
+        list: Duration::from_secs(120),
         pairing_reply: PAIRING_REPLY_DELAY,
     };
 }
