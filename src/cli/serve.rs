@@ -139,15 +139,24 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
 
 /// Shows what the scrub finds.
 async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
+    let mut told = HashSet::new();
     while let Some(news) = news.recv().await {
         match news {
             News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
             News::Damaged(snapshot) => {
                 verify::tell_snapshot(&snapshot, &output);
-                output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
+                // One damaged pack hits a hundred snapshots of one source, and one run of `send` heals them.
+                if told.insert((snapshot.repository, snapshot.set.clone())) {
+                    output.talk(
+                        "hint: run `lan-backup send` on its source now: what that still has comes back by itself",
+                    );
+                }
             }
             News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),
-            News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
+            News::Healed { alias, mark } => {
+                told.clear();
+                repair::show_healed(&mark, Some(&alias), &output);
+            }
         }
     }
 }
@@ -341,7 +350,7 @@ impl Watch {
             bar.set_style(style);
         }
         bar.set_prefix(session.alias.to_string());
-        bar.set_message(format!("{} files", size::count(expected.files)));
+        bar.set_message(size::counted(expected.files, "file"));
         let bar = self.output.bars().add(bar);
         bar.enable_steady_tick(TICK);
         self.bars.insert(session.number, bar);

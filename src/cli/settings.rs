@@ -72,18 +72,32 @@ pub fn asks_for_json() -> bool {
     std::env::args_os().any(|argument| argument == "--json")
 }
 
-/// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says.
-pub fn start_log(globals: &Globals) {
-    let usual = match (globals.quiet, globals.verbose) {
-        (true, _) => "lan_backup=error",
-        (false, 0) => "lan_backup=warn",
-        (false, 1) => "lan_backup=info",
-        (false, _) => "lan_backup=debug",
-    };
+/// Who reads what a command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// A person who is told everything in sentences: a log would say it again.
+    Beside,
+    /// Nobody, perhaps: a device that serves others tells its log what no sentence is about.
+    Alone,
+}
+
+/// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says; without these only what nothing else tells.
+pub fn start_log(globals: &Globals, log: Log) {
+    let usual = usual_log(globals, log, std::io::stderr().is_terminal());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Colours are for terminals. A log that was started already (in a test) is kept.
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+fn usual_log(globals: &Globals, log: Log, is_terminal: bool) -> &'static str {
+    match (globals.verbose, log) {
+        (0, Log::Beside) => "off",
+        (0, Log::Alone) if globals.quiet || is_terminal => "lan_backup=error",
+        (0, Log::Alone) => "lan_backup=warn",
+        (1, _) => "lan_backup=info",
+        _ => "lan_backup=debug",
+    }
 }
 
 /// The first Ctrl-C (or the system's word to stop) ends sessions cleanly, the second ends the program at once.
@@ -107,4 +121,29 @@ pub async fn listen_for_ctrl_c(shutdown: Shutdown, output: Output) {
 #[expect(clippy::exit, reason = "the user asked twice")]
 fn stop_at_once() {
     std::process::exit(i32::from(crate::cli::ExitStatus::Stopped.code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        globals: Globals,
+    }
+
+    #[test]
+    fn a_person_at_a_terminal_reads_sentences_and_a_log_only_when_it_is_asked_for() {
+        let log = |line: &[&str], log, is_terminal| {
+            usual_log(&Line::parse_from([&["x"], line].concat()).globals, log, is_terminal)
+        };
+        assert_eq!(log(&[], Log::Beside, true), "off");
+        assert_eq!(log(&[], Log::Beside, false), "off");
+        assert_eq!(log(&[], Log::Alone, true), "lan_backup=error");
+        assert_eq!(log(&[], Log::Alone, false), "lan_backup=warn");
+        assert_eq!(log(&["-v"], Log::Beside, true), "lan_backup=info");
+        assert_eq!(log(&["-vv"], Log::Alone, true), "lan_backup=debug");
+    }
 }

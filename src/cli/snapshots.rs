@@ -16,6 +16,10 @@ use crate::server::listing::advertised;
 use serde_json::json;
 use std::path::PathBuf;
 
+/// What can be done when a chain of snapshots is not whole. No call of this program takes one out of it.
+const BROKEN: &str = "hint: on the device that keeps them `lan-backup verify` says whether a record is only damaged, `lan-backup repair` \
+     sets that aside, and `lan-backup send` on the source brings the newest one again; if none is damaged, somebody has been at the store";
+
 /// List snapshots: those kept here, or those that a device advertises to this one
 #[derive(Debug, clap::Args)]
 #[command(
@@ -46,6 +50,9 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         for problem in &alarms {
             broken += 1;
             output.alarm(problem);
+        }
+        if !alarms.is_empty() {
+            output.talk(BROKEN);
         }
         for snapshot in snapshots.iter().filter(|s| args.set.as_ref().is_none_or(|set| s.record.set.as_str() == set)) {
             lines.push(row(repository, snapshot, output));

@@ -172,7 +172,8 @@ async fn send(
     shutdown: &Shutdown,
 ) -> Result<Delivered> {
     let offer = offer(context, port, &files);
-    monitor.notice(format!("waiting for the person at {} to accept {} files", phone.alias, files.len()));
+    let what = if files.len() == 1 { "1 file".to_owned() } else { format!("{} files", files.len()) };
+    monitor.notice(format!("waiting for the person at {} to accept {what}", phone.alias));
     let wanted = tokio::select! {
         wanted = agree(client, &offer, pin) => wanted?,
         () = shutdown.stopped() => {
