@@ -14,6 +14,13 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use tracing_subscriber::EnvFilter;
 
+/// What no command has a sentence for: whom it waits for, that somebody has the name of a paired device, that one has a new certificate.
+const UNTOLD: &str =
+    "lan_backup::platform::lock=warn,lan_backup::daemon::locate=warn,lan_backup::daemon::rotation=warn";
+/// What commands say in sentences of their own: damage that was found or set aside, and records that cannot be read.
+const TOLD: &str = "lan_backup::store::set_aside=off,lan_backup::store::repository=off,lan_backup::store::index=off,\
+                    lan_backup::store::needs_walk=off,lan_backup::daemon::scrub=off";
+
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
@@ -90,13 +97,13 @@ pub fn start_log(globals: &Globals, log: Log) {
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
-fn usual_log(globals: &Globals, log: Log, is_terminal: bool) -> &'static str {
+fn usual_log(globals: &Globals, log: Log, is_terminal: bool) -> String {
     match (globals.verbose, log) {
-        (0, Log::Beside) => "off",
-        (0, Log::Alone) if globals.quiet || is_terminal => "lan_backup=error",
-        (0, Log::Alone) => "lan_backup=warn",
-        (1, _) => "lan_backup=info",
-        _ => "lan_backup=debug",
+        (0, Log::Beside) => format!("lan_backup::identity=error,lan_backup::store=error,{UNTOLD},{TOLD}"),
+        (0, Log::Alone) if globals.quiet || is_terminal => format!("lan_backup=error,{UNTOLD},{TOLD}"),
+        (0, Log::Alone) => "lan_backup=warn".to_owned(),
+        (1, _) => "lan_backup=info".to_owned(),
+        _ => "lan_backup=debug".to_owned(),
     }
 }
 
@@ -139,10 +146,11 @@ mod tests {
         let log = |line: &[&str], log, is_terminal| {
             usual_log(&Line::parse_from([&["x"], line].concat()).globals, log, is_terminal)
         };
-        assert_eq!(log(&[], Log::Beside, true), "off");
-        assert_eq!(log(&[], Log::Beside, false), "off");
-        assert_eq!(log(&[], Log::Alone, true), "lan_backup=error");
-        assert_eq!(log(&[], Log::Alone, false), "lan_backup=warn");
+        for usual in [log(&[], Log::Beside, true), log(&[], Log::Beside, false), log(&[], Log::Alone, true)] {
+            assert!(usual.contains("set_aside=off") && usual.contains("lock=warn"), "{usual}");
+            assert!(EnvFilter::try_new(&usual).is_ok());
+        }
+        assert_eq!(log(&[], Log::Alone, false), "lan_backup=warn", "on a box without a screen the log is all there is");
         assert_eq!(log(&["-v"], Log::Beside, true), "lan_backup=info");
         assert_eq!(log(&["-vv"], Log::Alone, true), "lan_backup=debug");
     }

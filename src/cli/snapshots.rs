@@ -39,24 +39,25 @@ pub struct Args {
 /// Lists.
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
-    let (repositories, holder) = match args.device.as_deref().filter(|device| *device != "local") {
+    let ((repositories, unlisted), holder) = match args.device.as_deref().filter(|device| *device != "local") {
         None => (here(&context, args.store.clone()).await?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
+    unlisted.iter().for_each(|problem| output.alarm(problem));
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
-    let mut broken = 0;
+    let mut broken = unlisted.len();
     for repository in &repositories {
         let (snapshots, alarms) = checked(&context, repository, holder);
         for problem in &alarms {
             broken += 1;
             output.alarm(problem);
         }
-        if !alarms.is_empty() {
-            output.talk(BROKEN);
-        }
         for snapshot in snapshots.iter().filter(|s| args.set.as_ref().is_none_or(|set| s.record.set.as_str() == set)) {
             lines.push(row(repository, snapshot, output));
         }
+    }
+    if broken > 0 {
+        output.talk(BROKEN);
     }
     if lines.len() == 1 {
         output.say("there are no snapshots");
@@ -108,23 +109,29 @@ pub fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
 }
 
-async fn here(context: &Context, store: Option<PathBuf>) -> Result<Vec<RepositoryListing>, Error> {
+/// What is listed, and what is not and should be, in sentences.
+type Listed = (Vec<RepositoryListing>, Vec<String>);
+
+async fn here(context: &Context, store: Option<PathBuf>) -> Result<Listed, Error> {
     let (store, _) = match open_store(context, store.clone()).await {
-        Err(Error::Usage { .. }) if store.is_none() => return Ok(Vec::new()),
+        Err(Error::Usage { .. }) if store.is_none() => return Ok((Vec::new(), Vec::new())),
         opened => opened?,
     };
-    Ok(store.repositories().iter().map(|repository| advertised(repository)).collect::<Result<_, _>>()?)
+    let (mut listings, mut unreadable) = (Vec::new(), Vec::new());
+    for repository in store.repositories() {
+        listings.push(advertised(&repository)?);
+        unreadable.extend(repository.unreadable_records()?);
+    }
+    Ok((listings, unreadable))
 }
 
-async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<RepositoryListing>, Holder), Error> {
+async fn there(context: &Context, device: &str, output: &Output) -> Result<(Listed, Holder), Error> {
     let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
     let listing = located.client(context)?.listing(None).await?;
     // What this device has backed up there must still be there.
     let own = context.identity.fingerprint();
     let own = listing.repositories.iter().filter(|listed| listed.owner == own);
     let own: Vec<_> = own.map(|listed| (listed.repository.id, listed.snapshots.as_slice())).collect();
-    for alarm in rolled_back(context, &located, &own)? {
-        output.alarm(&alarm);
-    }
-    Ok((listing.repositories, Holder::Other(located.fingerprint)))
+    let alarms = rolled_back(context, &located, &own)?;
+    Ok(((listing.repositories, alarms), Holder::Other(located.fingerprint)))
 }

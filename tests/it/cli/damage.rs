@@ -107,7 +107,8 @@ fn a_newest_record_that_rots_is_brought_again_by_its_source_and_the_chain_stays_
     assert_eq!(older.code, 3, "{older:#?}");
     nas.serve(&["--accept", "paired"]);
     let listed = nas.run(&["snapshots"]);
-    assert!(listed.code == 0 || listed.stderr.contains("lan-backup repair"), "{listed:#?}");
+    assert_eq!(listed.code, 1, "a record that is not listed is told: {listed:#?}");
+    assert!(listed.stderr.contains("ALARM") && listed.stderr.contains("lan-backup repair"), "{listed:#?}");
     let sent = laptop.run(&["send", &nas.address(), docs.to_str().unwrap()]);
     sent.done();
     assert!(sent.stderr.contains("has it again") && !sent.stderr.contains("ALARM"), "{sent:#?}");
