@@ -15,6 +15,7 @@ pub mod ls;
 pub mod output;
 pub mod pair;
 pub mod pending;
+pub mod phones;
 pub mod pin;
 pub mod progress;
 pub mod prune;
@@ -38,7 +39,7 @@ pub mod unpair;
 pub mod verify;
 
 use crate::cli::output::{Output, Style, Talk};
-use crate::cli::settings::Globals;
+use crate::cli::settings::{Globals, Log};
 use crate::daemon::Error;
 use crate::platform::shutdown::Shutdown;
 use clap::{Parser, Subcommand};
@@ -53,7 +54,8 @@ pub enum ExitStatus {
     Failed,
     /// 2: wrong usage.
     Usage,
-    /// 3: done, but some files were skipped.
+    /// 3: done, but with something to look at: files were skipped, or there was an alarm. One number for both, and not 0: who runs this
+    /// without a terminal hears of an alarm by nothing else.
     Skipped,
     /// 130: stopped by the user.
     Stopped,
@@ -88,7 +90,7 @@ impl ExitStatus {
         lan-backup serve                        keep other devices' backups here\n  \
         lan-backup send nas ~/Documents         back up to the device called nas\n  \
         lan-backup restore nas --to ~/rescue    get it back\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some files were skipped, 130 stopped"
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but files were skipped or there was an ALARM (named), 130 stopped"
 )]
 struct Cli {
     #[command(flatten)]
@@ -132,7 +134,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    settings::start_log(&cli.globals);
+    let log = if matches!(cli.command, Command::Serve(_)) { Log::Alone } else { Log::Beside };
+    settings::start_log(&cli.globals, log);
     let output = cli.globals.output();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

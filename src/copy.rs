@@ -50,7 +50,7 @@ pub enum Error {
         id: SnapshotId,
     },
     /// Two vaults of different repositories.
-    #[error("the two vaults are of different repositories")]
+    #[error("the two places hold different repositories")]
     OtherRepository,
     /// A thread of the engine ended by a panic: a defect of this program.
     #[error("the copy failed inside; this is a defect of lan-backup")]

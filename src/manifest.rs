@@ -31,7 +31,7 @@ use crate::model::{Entry, RelPath};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The vault failed.
-    #[error("cannot read from the vault")]
+    #[error(transparent)]
     Vault(#[from] crate::vault::Error),
     /// A chunk is not what its id says.
     #[error("a chunk of the snapshot's lists is damaged")]

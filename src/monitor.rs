@@ -48,7 +48,20 @@ pub struct Fault {
     pub problem: String,
 }
 
+/// The subject of a fault that concerns no file of this run, but what the other side had kept before.
+const ALARM: &str = "ALARM";
+
 impl Fault {
+    /// Something was lost or forged at the other side.
+    pub fn alarm(problem: impl Into<String>) -> Self {
+        Self { subject: ALARM.to_owned(), problem: problem.into() }
+    }
+
+    /// Whether it is one of those.
+    pub fn is_alarm(&self) -> bool {
+        self.subject == ALARM
+    }
+
     /// A fault from any error: its chain of sources, joined by colons.
     pub fn new(subject: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut problem = error.to_string();

@@ -105,7 +105,9 @@ pub(crate) fn copied(who: &str, addresses: &[SocketAddr], own: &[Interface]) -> 
     let places: Vec<String> = addresses.iter().map(|address| in_words(*address, own)).collect();
     let places = places.join(" and at ");
     format!(
-        "the identity of {who} is used by another machine, too: it answers at {places}. Somebody copied a home folder, and backups         of both would go into one repository. On the copy, stop lan-backup, delete `certificate.pem`, `key.pem` and         `signing-key` from its home, and pair it anew"
+        "the identity of {who} is used by another machine, too: it answers at {places}. Somebody copied a home folder, and backups \
+         of both would go into one repository. On the copy, stop lan-backup, delete `identity.pem` and `signing.key` from its home, \
+         and pair it anew"
     )
 }
 
@@ -125,4 +127,24 @@ async fn count_snapshots(context: &Context, row: &DeviceRow) -> Option<usize> {
     let client = Client::new(&context.identity, vec![row.address?], Expect::Known(fingerprint)).ok()?;
     let listing = tokio::time::timeout(COUNT_LIMIT, client.listing(None)).await.ok()?.ok()?;
     Some(listing.repositories.iter().map(|repository| repository.snapshots.len()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+
+    #[test]
+    fn what_a_copy_is_told_to_delete_are_the_files_that_make_an_identity() {
+        let address = SocketAddr::from(([192, 168, 1, 7], 53317));
+        let text = copied("this device", &[address], &[]);
+        assert!(!text.contains("  "), "{text}");
+        let home = tempfile::tempdir().unwrap();
+        let before = Identity::load_or_generate(home.path()).unwrap().fingerprint();
+        let (_, advice) = text.split_once("delete ").unwrap();
+        for name in advice.split('`').skip(1).step_by(2) {
+            std::fs::remove_file(home.path().join(name)).unwrap();
+        }
+        assert_ne!(Identity::load_or_generate(home.path()).unwrap().fingerprint(), before);
+    }
 }

@@ -97,7 +97,7 @@ async fn compare<V: Vault>(
             "content": event(sums.content), "metadata": event(sums.metadata),
         }),
     );
-    let words = |(files, bytes): (u64, u64)| format!("{} files, {}", size::count(files), size::bytes(bytes));
+    let words = |(files, bytes): (u64, u64)| format!("{}, {}", size::counted(files, "file"), size::bytes(bytes));
     output.say(&format!(
         "from {} to {}: added {}; removed {}; other content {}; other metadata only {}",
         one.info.id.short(),

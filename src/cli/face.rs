@@ -4,7 +4,7 @@ use crate::cli::output::Output;
 use crate::cli::size;
 use crate::client::{self, PinSource};
 use crate::daemon::locate::Chooser;
-use crate::daemon::phone::PhonePin;
+use crate::daemon::phone::{PhonePin, Trouble};
 use crate::model::{Device, Fingerprint, InboxKeep, Pin, ShortCode};
 use crate::platform::fs;
 use crate::protocol::pairing::PairState;
@@ -111,10 +111,10 @@ impl PinSource for Face {
 impl PhonePin for Face {
     fn pin(&mut self, again: bool) -> BoxFuture<'_, crate::daemon::Result<String>> {
         Box::pin(async move {
-            let failed = |error: io::Error| crate::daemon::Error::from(no_pin(error));
+            let failed = |error: io::Error| crate::daemon::Error::from(Trouble::NoPin(error.into()));
             if let Some(path) = self.pin_file.clone() {
                 if again {
-                    return Err(client::Error::WrongPin { attempts_left: 0 }.into());
+                    return Err(Trouble::WrongPin.into());
                 }
                 let read = tokio::task::spawn_blocking(move || read_line(&path)).await;
                 return Ok(read.map_err(io::Error::other).and_then(|read| read).map_err(failed)?.trim().to_owned());
@@ -152,8 +152,8 @@ pub fn describe(question: &Question) -> String {
             let wish = purpose.as_ref().map_or_else(
                 || format!("It would be allowed: {rights} (its own backups only)."),
                 |purpose| {
-                    let (files, bytes) = (size::count(purpose.files), size::bytes(purpose.bytes));
-                    format!("It wants to back up `{}`: {files} files, {bytes}.", purpose.set)
+                    let (files, bytes) = (size::counted(purpose.files, "file"), size::bytes(purpose.bytes));
+                    format!("It wants to back up `{}`: {files}, {bytes}.", purpose.set)
                 },
             );
             let from = address.ip().to_canonical();
@@ -167,8 +167,8 @@ pub fn describe(question: &Question) -> String {
         Question::Backup { alias, code, set, totals, changes, bytes_to_send, first, .. } => {
             let what = if *first { "for the first time" } else { "again" };
             format!(
-                "{alias} ({code}) wants to back up `{set}` {what}: {} files, {}.\n{} new, {} changed, {} deleted; at most {} will be sent.",
-                size::count(totals.files),
+                "{alias} ({code}) wants to back up `{set}` {what}: {}, {}.\n{} new, {} changed, {} deleted; at most {} will be sent.",
+                size::counted(totals.files, "file"),
                 size::bytes(totals.bytes),
                 size::count(changes.new_files),
                 size::count(changes.changed_files),
@@ -190,8 +190,8 @@ pub fn describe(question: &Question) -> String {
             };
             let more = if *files > names.len() as u64 { ", …" } else { "" };
             format!(
-                "{alias} ({code}, at {from}; {who}) wants to send {} files, {}, with LocalSend:\n{}{more}\n{what}",
-                size::count(*files),
+                "{alias} ({code}, at {from}; {who}) wants to send {}, {}, with LocalSend:\n{}{more}\n{what}",
+                size::counted(*files, "file"),
                 size::bytes(*bytes),
                 names.join(", "),
             )

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     set: Option<SetName>,
     /// In another device's backup
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, visible_alias = "device", value_name = "DEVICE")]
     of: Option<String>,
     /// In all backups there that may be read, other devices' too
     #[arg(long, conflicts_with = "of")]
@@ -57,6 +57,7 @@ struct Seen {
     states: u64,
     snapshots: usize,
     unread: u64,
+    lost: u64,
     last: Option<RelPath>,
 }
 
@@ -79,11 +80,15 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     } else {
         remote(&context, &pattern, args, output, &mut seen).await?;
     }
-    let (paths, states) = (size::count(seen.paths), size::count(seen.states));
+    let (paths, states) = (size::counted(seen.paths, "path"), size::counted(seen.states, "state"));
+    let snapshots = size::counted(seen.snapshots as u64, "snapshot");
     if seen.paths == 0 {
-        output.say(&format!("nothing in {} snapshots fits `{}`", size::count(seen.snapshots as u64), args.pattern));
+        output.say(&format!("nothing in {snapshots} fits `{}`", args.pattern));
     } else {
-        output.say(&format!("{paths} paths in {states} states, in {} snapshots", size::count(seen.snapshots as u64)));
+        output.say(&format!("{paths} in {states}, in {snapshots}"));
+    }
+    if seen.lost > 0 {
+        output.say("hint: what is LOST cannot be restored from there; the other states can, and `lan-backup send` on the source may heal it");
     }
     Ok(ExitStatus::with_faults(seen.unread))
 }
@@ -140,7 +145,10 @@ async fn look_through<V: Vault>(
 }
 
 fn show<V>(found: &Found<'_>, opened: &Opened<V>, output: &Output, seen: &mut Seen) {
-    let Found { entry, first, last, count } = found;
+    let entry = &found.entry;
+    let (Some(first), Some(last)) = (found.snapshots.first(), found.snapshots.last()) else { return };
+    let (lost, perhaps) = (found.lost_in(&opened.marks), found.perhaps_lost_in(&opened.marks));
+    let count = found.snapshots.len();
     let (kind, mark, target) = ls::kind(entry);
     let mtime = ls::modified(entry);
     let set = &first.record.set;
@@ -148,7 +156,7 @@ fn show<V>(found: &Found<'_>, opened: &Opened<V>, output: &Output, seen: &mut Se
         "path": entry.path.to_string(), "set": set, "alias": opened.alias, "repository": first.record.repository,
         "kind": kind, "bytes": entry.size(), "mtime": mtime, "mode": entry.metadata.mode,
         "first": first.info.id, "last": last.info.id, "snapshots": count,
-        "firstReceivedAt": first.info.receipt.received_at, "lastReceivedAt": last.info.receipt.received_at,
+        "lostIn": lost, "perhapsLostIn": perhaps, "firstReceivedAt": first.info.receipt.received_at, "lastReceivedAt": last.info.receipt.received_at,
     }));
     if seen.last.as_ref() != Some(&entry.path) {
         seen.paths += 1;
@@ -164,5 +172,30 @@ fn show<V>(found: &Found<'_>, opened: &Opened<V>, output: &Output, seen: &mut Se
         _ => format!("in {count} snapshots, {} to {}", at(first), at(last)),
     };
     let time = mtime.map(local_time).unwrap_or_default();
-    output.line(&format!("  {mark} {:>11} {time:16}  {snapshots}{target}", size::bytes(entry.size())));
+    seen.lost += u64::from(!lost.is_empty());
+    let note = damage(count, lost.len(), perhaps.len());
+    output.line(&format!("  {mark} {:>11} {time:16}  {snapshots}{target}{note}", size::bytes(entry.size())));
+}
+
+/// What is known to be wrong with a state that so many snapshots have.
+fn damage(count: usize, lost: usize, perhaps: usize) -> String {
+    match (lost, perhaps) {
+        (0, 0) => String::new(),
+        (0, _) => "  PERHAPS LOST: something in there is, and not every file is named".to_owned(),
+        (lost, _) if lost == count => "  LOST: its content is damaged".to_owned(),
+        (lost, _) => format!("  LOST in {lost} of them"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_is_lost_is_not_listed_like_one_that_can_be_restored() {
+        assert_eq!(damage(3, 0, 0), "");
+        assert!(damage(1, 1, 0).contains("LOST: "));
+        assert!(damage(3, 2, 1).contains("LOST in 2 of them"));
+        assert!(damage(3, 0, 1).contains("PERHAPS"));
+    }
 }

@@ -20,6 +20,7 @@ const SHOWN_FAULTS: u64 = 50;
 pub struct Progress {
     output: Output,
     faults: AtomicU64,
+    alarms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -37,12 +38,17 @@ impl Progress {
     /// Shows on `output`.
     pub fn new(output: Output) -> Self {
         let state = State { phase: None, began: Instant::now(), bar: None, entries: 0, bytes: 0, total: None };
-        Self { output, faults: AtomicU64::new(0), state: Mutex::new(state) }
+        Self { output, faults: AtomicU64::new(0), alarms: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
-    /// Things that went wrong so far.
+    /// Things that went wrong so far, alarms among them.
     pub fn faults(&self) -> u64 {
-        self.faults.load(Ordering::Relaxed)
+        self.faults.load(Ordering::Relaxed) + self.alarms()
+    }
+
+    /// Those that concern no file of this run, but what the other side had kept before.
+    pub fn alarms(&self) -> u64 {
+        self.alarms.load(Ordering::Relaxed)
     }
 
     /// Takes the bar away and says how many faults were not shown.
@@ -50,7 +56,7 @@ impl Progress {
         if let Some(bar) = self.state().bar.take() {
             bar.finish_and_clear();
         }
-        let faults = self.faults();
+        let faults = self.faults.load(Ordering::Relaxed);
         if faults > SHOWN_FAULTS {
             self.output.fault(&format!("and {} more", size::count(faults - SHOWN_FAULTS)));
         }
@@ -95,7 +101,7 @@ impl State {
                 bar.set_length(total.max(self.bytes));
             }
             bar.set_position(self.bytes);
-            bar.set_message(format!("{} files", size::count(self.entries)));
+            bar.set_message(size::counted(self.entries, "file"));
         }
     }
 }
@@ -127,6 +133,10 @@ impl Monitor for Progress {
     }
 
     fn fault(&self, fault: Fault) {
+        if fault.is_alarm() {
+            self.alarms.fetch_add(1, Ordering::Relaxed);
+            return self.output.alarm(&fault.problem);
+        }
         if self.faults.fetch_add(1, Ordering::Relaxed) < SHOWN_FAULTS {
             self.output.fault(&fault.to_string());
         }

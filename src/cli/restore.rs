@@ -8,11 +8,12 @@ use crate::cli::send::tell_delivered;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::status::described;
+use crate::daemon::error::DAMAGED;
 use crate::daemon::locate::{Answering, Located, locate, locate_any};
 use crate::daemon::retrieve::{self, Opened};
 use crate::daemon::service::open_store;
 use crate::daemon::{Context, Error, join, phone};
-use crate::model::{EntryKind, SetName};
+use crate::model::{EntryKind, Mark, SetName};
 use crate::monitor::Monitor;
 use crate::platform::shutdown::Shutdown;
 use crate::protocol::ErrorCode;
@@ -221,7 +222,7 @@ impl Work<'_> {
         if let Some(mark) = opened.marks.iter().find(|mark| mark.snapshot == snapshot.info.id) {
             output.event("damaged", json!({ "mark": mark }));
             output.talk(&format!("careful: {}", described(mark)));
-            output.talk("hint: all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit");
+            output.talk(&format!("hint: {}", what_is_left(mark)));
         }
         if let Some(phone) = &self.args.to_device {
             return self.onto(phone, opened, snapshot, began).await;
@@ -257,10 +258,14 @@ impl Work<'_> {
         self.progress.finish();
         let report = result?;
         // A broken chain means that something was lost or forged, even when this snapshot is whole.
-        let faults = self.progress.faults() + opened.alarms.len() as u64;
+        let alarms = opened.alarms.len() as u64;
+        let skipped = self.progress.faults();
+        let faults = skipped + alarms;
         output.event(
             "finished",
-            json!({ "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults }),
+            json!({
+                "snapshot": snapshot.info.id, "files": report.files, "bytes": report.bytes, "faults": faults, "alarms": alarms,
+            }),
         );
         let stats = plan.stats;
         let there = format!("; {} were there already", size::count(stats.identical_files));
@@ -268,15 +273,22 @@ impl Work<'_> {
         let notes = [(stats.identical_files, there), (stats.beside_files, beside)];
         let notes: String = notes.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
         output.say(&format!(
-            "restored {} files, {} from snapshot {} of `{}`, in {}{notes}",
-            size::count(report.files),
+            "restored {}, {} from snapshot {} of `{}`, in {}{notes}",
+            size::counted(report.files, "file"),
             size::bytes(report.bytes),
             snapshot.info.id.short(),
             snapshot.record.set,
             size::duration(began.elapsed()),
         ));
-        if faults > 0 {
-            output.talk(&format!("{} went wrong, as listed above", size::things(faults)));
+        if skipped > 0 {
+            output.talk(&format!("{} went wrong, as listed above", size::things(skipped)));
+        }
+        if alarms > 0 {
+            output.talk("no file was left out for the ALARM above: it is about what else is kept there, and what is newest there may be lost");
+            output.talk("hint: `lan-backup snapshots DEVICE` lists what is there; `lan-backup verify` there says what is damaged");
+        }
+        if report.damaged > 0 {
+            output.talk(&format!("hint: {}", DAMAGED.replace('\n', "\n      ")));
         }
         Ok(ExitStatus::with_faults(faults))
     }
@@ -315,8 +327,18 @@ impl Work<'_> {
         let sending = phone::deliver_from(context, &phone, tree, &self.include, &mut face, monitor, self.shutdown);
         let delivered = sending.await;
         self.progress.finish();
-        let faults = self.progress.faults() + opened.alarms.len() as u64;
-        Ok(tell_delivered(&phone, delivered?, faults, began, self.output))
+        let status = tell_delivered(&phone, delivered?, self.progress.faults(), began, self.output);
+        Ok(if opened.alarms.is_empty() { status } else { ExitStatus::Skipped })
+    }
+}
+
+/// What can be had of a snapshot that has lost something.
+fn what_is_left(mark: &Mark) -> &'static str {
+    if mark.manifest_hit {
+        "it cannot be restored whole, and perhaps only a folder of it can (SNAPSHOT:PATH); the snapshots before and after it can: \
+         `lan-backup snapshots DEVICE` lists them"
+    } else {
+        "all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit"
     }
 }
 
@@ -338,8 +360,8 @@ fn show(plan: &Plan, output: &Output) -> Result<(), Error> {
     let stats = plan.stats;
     output.event("planned", json!(stats));
     output.say(&format!(
-        "{} files, {}: {} would be written, {} files are there already. Nothing was changed.",
-        size::count(stats.files),
+        "{}, {}: {} would be written, {} are there already. Nothing was changed.",
+        size::counted(stats.files, "file"),
         size::bytes(stats.bytes),
         size::bytes(stats.bytes_to_write),
         size::count(stats.identical_files),

@@ -128,21 +128,21 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     let sent = send::send(&context, located, options, &mut face, monitor, shutdown).await;
     progress.finish();
     let sent = sent?;
-    let faults = progress.faults();
+    let (faults, alarms) = (progress.faults(), progress.alarms());
     let (report, totals, changes) = (&sent.report, sent.report.totals, sent.report.changes);
     output.event(
         "finished",
         json!({
             "snapshot": report.snapshot, "set": sent.set, "files": totals.files, "bytes": totals.bytes,
             "newFiles": changes.new_files, "changedFiles": changes.changed_files, "deletedFiles": changes.deleted_files,
-            "uploadedBytes": report.uploaded_bytes, "faults": faults,
+            "uploadedBytes": report.uploaded_bytes, "faults": faults, "alarms": alarms,
         }),
     );
     output.say(&format!(
-        "backed up `{}` to {}: {} files, {} ({} new, {} changed, {} deleted); sent {} in {}",
+        "backed up `{}` to {}: {}, {} ({} new, {} changed, {} deleted); sent {} in {}",
         sent.set,
         sent.to.alias,
-        size::count(totals.files),
+        size::counted(totals.files, "file"),
         size::bytes(totals.bytes),
         size::count(changes.new_files),
         size::count(changes.changed_files),
@@ -152,8 +152,14 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     ));
     let id = report.snapshot.short();
     output.say(&format!("to get it back: lan-backup restore {} {id} --to DIR", quoted(&args.device)));
-    if faults > 0 {
-        output.talk(&format!("{} could not be backed up, as listed above", size::things(faults)));
+    if faults > alarms {
+        output.talk(&format!("{} could not be backed up, as listed above", size::things(faults - alarms)));
+    }
+    if alarms > 0 {
+        output.talk("no file was left out for the ALARM above: it is about what was kept there before");
+        output.talk(
+            "hint: look after that device: `lan-backup verify` there; this snapshot holds what is on this device now",
+        );
     }
     Ok(ExitStatus::with_faults(faults))
 }
@@ -172,8 +178,8 @@ pub fn tell_delivered(phone: &Phone, delivered: Delivered, faults: u64, began: I
         count => format!("; {} it did not want (it has them, or its person left them out)", size::count(count)),
     };
     output.say(&format!(
-        "sent {} files, {}, to {} with LocalSend in {}{left_out}",
-        size::count(delivered.files),
+        "sent {}, {}, to {} with LocalSend in {}{left_out}",
+        size::counted(delivered.files, "file"),
         size::bytes(delivered.bytes),
         phone.alias,
         size::duration(began.elapsed()),
@@ -201,9 +207,9 @@ fn show(prepared: &Prepared, output: &Output) -> Result<(), Error> {
         }),
     );
     output.say(&format!(
-        "set `{}`: {} files, {}; {} new, {} changed, {} deleted; {} would be read. Nothing was sent.",
+        "set `{}`: {}, {}; {} new, {} changed, {} deleted; {} would be read. Nothing was sent.",
         prepared.set,
-        size::count(totals.files),
+        size::counted(totals.files, "file"),
         size::bytes(totals.bytes),
         size::count(changes.new_files),
         size::count(changes.changed_files),

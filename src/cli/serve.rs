@@ -9,7 +9,7 @@ use crate::cli::prune::show_freeze;
 use crate::cli::send::quoted;
 use crate::cli::settings::Globals;
 use crate::cli::size;
-use crate::cli::{repair, verify};
+use crate::cli::{phones, repair, verify};
 use crate::config::{Accept, LocalSend};
 use crate::daemon::service::{InboxOptions, ServeOptions, Service};
 use crate::daemon::{Context, Error};
@@ -139,15 +139,24 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
 
 /// Shows what the scrub finds.
 async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
+    let mut told = HashSet::new();
     while let Some(news) = news.recv().await {
         match news {
             News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
             News::Damaged(snapshot) => {
                 verify::tell_snapshot(&snapshot, &output);
-                output.talk("hint: run `lan-backup send` on its source now: what that still has comes back by itself");
+                // One damaged pack hits a hundred snapshots of one source, and one run of `send` heals them.
+                if told.insert((snapshot.repository, snapshot.set.clone())) {
+                    output.talk(
+                        "hint: run `lan-backup send` on its source now: what that still has comes back by itself",
+                    );
+                }
             }
             News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),
-            News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
+            News::Healed { alias, mark } => {
+                told.clear();
+                repair::show_healed(&mark, Some(&alias), &output);
+            }
         }
     }
 }
@@ -249,6 +258,7 @@ struct Watch {
 impl Watch {
     fn show(&mut self, event: ServerEvent) {
         let output = self.output.clone();
+        let Some(event) = phones::show(event, &output) else { return };
         match event {
             ServerEvent::PinShown(shown) => show_pin(&shown, &output),
             ServerEvent::PinGone { fingerprint, paired } => {
@@ -283,7 +293,11 @@ impl Watch {
             }
             ServerEvent::SessionOpened(session) => {
                 output.event("session", json!({ "state": "open", "session": session }));
-                output.say(&describe_session(&session));
+                if session.kind == SessionKind::Inbox {
+                    phones::opened(&session, &output);
+                } else {
+                    output.say(&describe_session(&session));
+                }
                 self.begin_bar(&session);
             }
             ServerEvent::Moved { number, bytes } => {
@@ -309,38 +323,14 @@ impl Watch {
                     output.say(&format!("{}: restore ended, {} sent", session.alias, size::bytes(session.bytes)));
                 }
             }
-            ServerEvent::Message { alias, fingerprint, text } => {
-                output.event("message", json!({ "alias": alias, "fingerprint": fingerprint, "text": text }));
-                output.say(&format!("message from {alias} ({}): {text}", fingerprint.short_code()));
-            }
-            ServerEvent::Saved { session, folder, files, bytes, known, renamed } => {
-                output.event(
-                    "saved",
-                    json!({
-                        "folder": folder.display().to_string(), "files": files, "bytes": bytes, "known": known,
-                        "renamed": renamed, "session": session,
-                    }),
-                );
-                let renamed = match renamed {
-                    0 => String::new(),
-                    count => format!("; {} under another name, because theirs was taken", size::count(count)),
-                };
-                output.say(&format!(
-                    "{}: {} new files ({}) are in {}{renamed}",
-                    session.alias,
-                    size::count(files),
-                    size::bytes(bytes),
-                    folder.display(),
-                ));
-            }
-            ServerEvent::NotKept { session } => {
-                output.event("not-kept", json!({ "session": session }));
-                output.talk(&format!(
-                    "{}: files that came could not be kept; the log says why. Send them again from that device",
-                    session.alias
-                ));
-            }
-            ServerEvent::Heard { .. } | ServerEvent::CancelHeard { .. } => {}
+            // Those of LocalSend apps were shown above.
+            ServerEvent::Message { .. }
+            | ServerEvent::Saved { .. }
+            | ServerEvent::NotKept { .. }
+            | ServerEvent::NothingNew { .. }
+            | ServerEvent::NotTaken { .. }
+            | ServerEvent::Heard { .. }
+            | ServerEvent::CancelHeard { .. } => {}
         }
     }
 
@@ -360,7 +350,7 @@ impl Watch {
             bar.set_style(style);
         }
         bar.set_prefix(session.alias.to_string());
-        bar.set_message(format!("{} files", size::count(expected.files)));
+        bar.set_message(size::counted(expected.files, "file"));
         let bar = self.output.bars().add(bar);
         bar.enable_steady_tick(TICK);
         self.bars.insert(session.number, bar);
@@ -373,12 +363,7 @@ fn describe_session(session: &SessionSummary) -> String {
         (SessionKind::Backup, None) => format!("{} backs up", session.alias),
         (SessionKind::Restore, _) => format!("{} restores", session.alias),
         (SessionKind::Copy, _) => format!("{} copies a backup to here", session.alias),
-        (SessionKind::Inbox, _) => format!(
-            "{} sends {} files ({})",
-            session.alias,
-            size::count(session.expected.files),
-            size::bytes(session.expected.bytes)
-        ),
+        (SessionKind::Inbox, _) => format!("{} sends files", session.alias),
     }
 }
 

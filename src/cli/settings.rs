@@ -14,6 +14,13 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use tracing_subscriber::EnvFilter;
 
+/// What no command has a sentence for: whom it waits for, that somebody has the name of a paired device, that one has a new certificate.
+const UNTOLD: &str =
+    "lan_backup::platform::lock=warn,lan_backup::daemon::locate=warn,lan_backup::daemon::rotation=warn";
+/// What commands say in sentences of their own: damage that was found or set aside, and records that cannot be read.
+const TOLD: &str = "lan_backup::store::set_aside=off,lan_backup::store::repository=off,lan_backup::store::index=off,\
+                    lan_backup::store::needs_walk=off,lan_backup::daemon::scrub=off";
+
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
@@ -72,18 +79,32 @@ pub fn asks_for_json() -> bool {
     std::env::args_os().any(|argument| argument == "--json")
 }
 
-/// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says.
-pub fn start_log(globals: &Globals) {
-    let usual = match (globals.quiet, globals.verbose) {
-        (true, _) => "lan_backup=error",
-        (false, 0) => "lan_backup=warn",
-        (false, 1) => "lan_backup=info",
-        (false, _) => "lan_backup=debug",
-    };
+/// Who reads what a command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// A person who is told everything in sentences: a log would say it again.
+    Beside,
+    /// Nobody, perhaps: a device that serves others tells its log what no sentence is about.
+    Alone,
+}
+
+/// Logs to stderr: `-v` for info, `-vv` for debug, or what `RUST_LOG` says; without these only what nothing else tells.
+pub fn start_log(globals: &Globals, log: Log) {
+    let usual = usual_log(globals, log, std::io::stderr().is_terminal());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Colours are for terminals. A log that was started already (in a test) is kept.
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+fn usual_log(globals: &Globals, log: Log, is_terminal: bool) -> String {
+    match (globals.verbose, log) {
+        (0, Log::Beside) => format!("lan_backup::identity=error,lan_backup::store=error,{UNTOLD},{TOLD}"),
+        (0, Log::Alone) if globals.quiet || is_terminal => format!("lan_backup=error,{UNTOLD},{TOLD}"),
+        (0, Log::Alone) => "lan_backup=warn".to_owned(),
+        (1, _) => "lan_backup=info".to_owned(),
+        _ => "lan_backup=debug".to_owned(),
+    }
 }
 
 /// The first Ctrl-C (or the system's word to stop) ends sessions cleanly, the second ends the program at once.
@@ -107,4 +128,30 @@ pub async fn listen_for_ctrl_c(shutdown: Shutdown, output: Output) {
 #[expect(clippy::exit, reason = "the user asked twice")]
 fn stop_at_once() {
     std::process::exit(i32::from(crate::cli::ExitStatus::Stopped.code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        globals: Globals,
+    }
+
+    #[test]
+    fn a_person_at_a_terminal_reads_sentences_and_a_log_only_when_it_is_asked_for() {
+        let log = |line: &[&str], log, is_terminal| {
+            usual_log(&Line::parse_from([&["x"], line].concat()).globals, log, is_terminal)
+        };
+        for usual in [log(&[], Log::Beside, true), log(&[], Log::Beside, false), log(&[], Log::Alone, true)] {
+            assert!(usual.contains("set_aside=off") && usual.contains("lock=warn"), "{usual}");
+            assert!(EnvFilter::try_new(&usual).is_ok());
+        }
+        assert_eq!(log(&[], Log::Alone, false), "lan_backup=warn", "on a box without a screen the log is all there is");
+        assert_eq!(log(&["-v"], Log::Beside, true), "lan_backup=info");
+        assert_eq!(log(&["-vv"], Log::Alone, true), "lan_backup=debug");
+    }
 }

@@ -97,7 +97,8 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         clock: context.clock.clone(),
     };
     let handle = start(listener, options, news, shutdown.clone())?;
-    greet(&title, context.bind, &handle, shown.as_ref(), args.minutes, &output);
+    let how = (context.bind, args.minutes, args.pin_file.is_some());
+    greet(&title, how, &handle, shown.as_ref(), &output);
     let over = Shutdown::new();
     let watching = tokio::spawn(watch(events, over.clone(), output.clone()));
     tokio::select! {
@@ -112,7 +113,11 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
     over.stop();
     let sums = watching.await.map_err(|_| Error::Stopped)?;
     output.event("finished", json!({ "downloads": sums.downloads, "bytes": sums.bytes, "faults": sums.faults }));
-    output.say(&format!("not shared any more; {} downloads, {}", size::count(sums.downloads), size::bytes(sums.bytes)));
+    output.say(&format!(
+        "not shared any more; {}, {}",
+        size::counted(sums.downloads, "download"),
+        size::bytes(sums.bytes)
+    ));
     Ok(ExitStatus::with_faults(sums.faults))
 }
 
@@ -134,7 +139,13 @@ fn pin(args: &Args, output: &Output) -> Result<(Option<LocalSendPin>, Option<Pin
     Ok((Some(LocalSendPin::of(&pin.digits())), Some(pin)))
 }
 
-fn greet(title: &str, bind: Option<IpAddr>, handle: &ShareHandle, pin: Option<&Pin>, minutes: u64, output: &Output) {
+fn greet(
+    title: &str,
+    (bind, minutes, from_file): (Option<IpAddr>, u64, bool),
+    handle: &ShareHandle,
+    pin: Option<&Pin>,
+    output: &Output,
+) {
     let links: Vec<String> =
         addresses(bind, handle.port()).iter().map(|address| format!("http://{address}/")).collect();
     let digits = pin.map(Pin::digits);
@@ -142,7 +153,7 @@ fn greet(title: &str, bind: Option<IpAddr>, handle: &ShareHandle, pin: Option<&P
     if output.is_json() {
         return;
     }
-    output.say(&format!("sharing {} for {minutes} minutes; open", crate::model::text::clean(title)));
+    output.say(&format!("sharing {} for {}; open", crate::model::text::clean(title), size::counted(minutes, "minute")));
     for link in &links {
         output.say(&format!("  {link}"));
     }
@@ -155,9 +166,13 @@ fn greet(title: &str, bind: Option<IpAddr>, handle: &ShareHandle, pin: Option<&P
     }
     match pin {
         Some(pin) => output.talk(&format!("PIN: {}", pin.grouped())),
-        None => output.say("the PIN is the one in your file, or there is none"),
+        None => output.say(without_digits(from_file)),
     }
     output.say("everybody on the way can read what is fetched (plain http); Ctrl-C ends it");
+}
+
+fn without_digits(from_file: bool) -> &'static str {
+    if from_file { "the PIN is the one in your file" } else { "there is no PIN: whoever knows the address is in" }
 }
 
 /// The link as a code that a phone's camera reads, with the empty border that belongs to it.
@@ -214,6 +229,11 @@ async fn watch(mut events: mpsc::Receiver<ShareEvent>, over: Shutdown, output: O
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_shares_without_a_pin_is_not_told_of_one() {
+        assert!(without_digits(false).starts_with("there is no PIN") && !without_digits(true).contains("no PIN"));
+    }
 
     #[test]
     fn a_link_becomes_a_square_that_fits_into_a_terminal() {

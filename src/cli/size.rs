@@ -12,9 +12,14 @@ pub fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
 }
 
+/// A count with the word for what is counted, which takes an `s` unless it is one: `1 file`, `1,234 files`.
+pub fn counted(number: u64, word: &str) -> String {
+    if number == 1 { format!("1 {word}") } else { format!("{} {word}s", count(number)) }
+}
+
 /// A count of things that went wrong.
 pub fn things(number: u64) -> String {
-    if number == 1 { "1 thing".to_owned() } else { format!("{} things", count(number)) }
+    counted(number, "thing")
 }
 
 /// Bytes a second; empty for a time too short to tell.
@@ -30,5 +35,19 @@ pub fn duration(time: Duration) -> String {
         format!("{:.2} s", time.as_secs_f64())
     } else {
         format!("{}m {:02}s", seconds / 60, seconds % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_is_not_said_to_be_several() {
+        assert_eq!(
+            [counted(1, "file"), counted(0, "path"), counted(1234, "new file")],
+            ["1 file", "0 paths", "1,234 new files"]
+        );
+        assert_eq!((things(1), things(2)), ("1 thing".to_owned(), "2 things".to_owned()));
     }
 }

@@ -16,6 +16,10 @@ use crate::server::listing::advertised;
 use serde_json::json;
 use std::path::PathBuf;
 
+/// What can be done when a chain of snapshots is not whole. No call of this program takes one out of it.
+const BROKEN: &str = "hint: on the device that keeps them `lan-backup verify` says whether a record is only damaged, `lan-backup repair` \
+     sets that aside, and `lan-backup send` on the source brings the newest one again; if none is damaged, somebody has been at the store";
+
 /// List snapshots: those kept here, or those that a device advertises to this one
 #[derive(Debug, clap::Args)]
 #[command(
@@ -35,12 +39,13 @@ pub struct Args {
 /// Lists.
 pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
-    let (repositories, holder) = match args.device.as_deref().filter(|device| *device != "local") {
-        None => (here(&context, args.store.clone(), output).await?, Holder::This),
+    let ((repositories, unlisted), holder) = match args.device.as_deref().filter(|device| *device != "local") {
+        None => (here(&context, args.store.clone()).await?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
+    unlisted.iter().for_each(|problem| output.alarm(problem));
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
-    let mut broken = 0;
+    let mut broken = unlisted.len();
     for repository in &repositories {
         let (snapshots, alarms) = checked(&context, repository, holder);
         for problem in &alarms {
@@ -50,6 +55,9 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         for snapshot in snapshots.iter().filter(|s| args.set.as_ref().is_none_or(|set| s.record.set.as_str() == set)) {
             lines.push(row(repository, snapshot, output));
         }
+    }
+    if broken > 0 {
+        output.talk(BROKEN);
     }
     if lines.len() == 1 {
         output.say("there are no snapshots");
@@ -101,27 +109,30 @@ pub fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M").to_string()
 }
 
-async fn here(context: &Context, store: Option<PathBuf>, output: &Output) -> Result<Vec<RepositoryListing>, Error> {
+/// What is listed, and what is not and should be, in sentences.
+type Listed = (Vec<RepositoryListing>, Vec<String>);
+
+async fn here(context: &Context, store: Option<PathBuf>) -> Result<Listed, Error> {
     let (store, _) = match open_store(context, store.clone()).await {
-        Err(Error::Usage { .. }) if store.is_none() => return Ok(Vec::new()),
+        Err(Error::Usage { .. }) if store.is_none() => return Ok((Vec::new(), Vec::new())),
         opened => opened?,
     };
-    let repositories = store.find_all()?;
-    for unusable in store.unusable().values() {
-        output.alarm(&unusable.sentence());
+    let (mut listings, mut unreadable) = (Vec::new(), Vec::new());
+    for repository in store.find_all()? {
+        listings.push(advertised(&repository)?);
+        unreadable.extend(repository.unreadable_records()?);
     }
-    Ok(repositories.iter().map(|repository| advertised(repository)).collect::<Result<_, _>>()?)
+    unreadable.extend(store.unusable().values().map(|unusable| unusable.sentence()));
+    Ok((listings, unreadable))
 }
 
-async fn there(context: &Context, device: &str, output: &Output) -> Result<(Vec<RepositoryListing>, Holder), Error> {
+async fn there(context: &Context, device: &str, output: &Output) -> Result<(Listed, Holder), Error> {
     let located = locate(context, device, &mut Face::new(output.clone(), None)).await?;
     let listing = located.client(context)?.listing(None).await?;
     // What this device has backed up there must still be there.
     let own = context.identity.fingerprint();
     let own = listing.repositories.iter().filter(|listed| listed.owner == own);
     let own: Vec<_> = own.map(|listed| (listed.repository.id, listed.snapshots.as_slice())).collect();
-    for alarm in rolled_back(context, &located, &own)? {
-        output.alarm(&alarm);
-    }
-    Ok((listing.repositories, Holder::Other(located.fingerprint)))
+    let alarms = rolled_back(context, &located, &own)?;
+    Ok(((listing.repositories, alarms), Holder::Other(located.fingerprint)))
 }

@@ -245,7 +245,8 @@ impl From<Error> for vault::Error {
                         Some(what) => Self::NotFound(what.to_owned()),
                         None => Self::NotFound(format!("what was asked for ({message})")),
                     },
-                    ErrorCode::Corrupt => Self::Corrupt(format!("a part of the backup ({message})")),
+                    // The other device's sentence speaks of "here", and says no more than that.
+                    ErrorCode::Corrupt => Self::Corrupt("what the other device keeps of it".to_owned()),
                     ErrorCode::Busy => Self::Offline(message.into()),
                     ErrorCode::Failed => Self::Failed(message, None),
                     _ => {
@@ -312,7 +313,7 @@ mod tests {
         assert!(matches!(say("not-found"), vault::Error::NotFound(_)));
         let absent = r#"{"code":"not-found","message":"snapshot 12 is not there"}"#;
         assert_eq!(vault::Error::from(answer(404, absent)).to_string(), "snapshot 12 is not there");
-        assert!(matches!(say("corrupt"), vault::Error::Corrupt(_)));
+        assert_eq!(say("corrupt").to_string(), "what the other device keeps of it is damaged");
         assert!(matches!(say("busy"), vault::Error::Offline(_)));
         for code in ["session-gone", "declined", "not-allowed", "not-paired", "too-large"] {
             assert!(matches!(say(code), vault::Error::Refused(_)), "{code}");

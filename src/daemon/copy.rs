@@ -191,7 +191,7 @@ struct Job<'a> {
 impl Job<'_> {
     async fn repository<A: Vault>(&self, opened: &Opened<A>, brought_by: Option<Fingerprint>) -> Result<Copied> {
         for problem in &opened.alarms {
-            self.monitor.fault(Fault { subject: "ALARM".to_owned(), problem: problem.clone() });
+            self.monitor.fault(Fault::alarm(problem));
         }
         let parameters = opened.vault.parameters();
         let report = match self.to {

@@ -4,8 +4,10 @@ use crate::backup;
 use crate::client;
 use crate::config;
 use crate::copy;
+use crate::daemon::phone::Trouble;
 use crate::discovery;
 use crate::identity;
+use crate::manifest;
 use crate::model::{Alias, Fingerprint};
 use crate::platform;
 use crate::restore;
@@ -88,6 +90,9 @@ pub enum Error {
              somebody may want to get at your files by the weaker door"
     )]
     PairedAsLocalSend(String),
+    /// A LocalSend app took nothing, or no more.
+    #[error(transparent)]
+    Phone(#[from] Trouble),
     /// The receiver's person ended the transfer.
     #[error("the person at {0} cancelled the transfer; what had arrived whole is there")]
     CancelledThere(String),
@@ -118,10 +123,23 @@ pub enum Error {
         /// Its hint.
         hint: Option<String>,
     },
+    /// The list of a snapshot ends where it is damaged.
+    #[error("the list of the {which} snapshot cannot be read to its end: {reason}")]
+    Unreadable {
+        /// Which of those that were asked for.
+        which: &'static str,
+        /// What is damaged or gone.
+        reason: String,
+    },
     /// The user stopped it.
     #[error("stopped")]
     Stopped,
 }
+
+/// What can be done about damage, whoever runs into it.
+pub const DAMAGED: &str = "on the device that keeps it `lan-backup verify` says what is hit and `lan-backup repair` sets it right; \
+     then `lan-backup send` on the source brings back what that one still has\n\
+     other snapshots may be whole: `lan-backup snapshots DEVICE` lists them";
 
 /// What commands give.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -143,6 +161,19 @@ impl Error {
         )
     }
 
+    /// What a vault said, whichever engine passed it on.
+    fn of_vault(&self) -> Option<&vault::Error> {
+        match self {
+            Self::Vault(error)
+            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
+            | Self::Backup(backup::Error::Vault(error) | backup::Error::Manifest(manifest::Error::Vault(error)))
+            | Self::Restore(restore::Error::Vault(error) | restore::Error::Manifest(manifest::Error::Vault(error))) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// The chain of errors in one sentence.
     pub fn sentence(&self) -> String {
         let mut text = self.to_string();
@@ -161,12 +192,13 @@ impl Error {
 
     /// A stable name for programs.
     pub fn code(&self) -> String {
+        if let Some(error) = self.of_vault() {
+            return vault_code(error).to_owned();
+        }
         let code = match self {
             Self::Client(error) => error.code(),
-            Self::Vault(error)
-            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
-            | Self::Backup(backup::Error::Vault(error))
-            | Self::Restore(restore::Error::Vault(error)) => vault_code(error),
+            Self::Phone(trouble) => trouble.code(),
+            Self::Unreadable { .. } | Self::Restore(restore::Error::Manifest(_)) => "corrupt",
             Self::Copy(copy::Error::Diverged { .. }) => "diverged",
             Self::Backup(backup::Error::Roots(_)) => "bad-path",
             Self::Backup(backup::Error::Pattern { .. }) | Self::Restore(restore::Error::Pattern { .. }) => {
@@ -199,18 +231,17 @@ impl Error {
 
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
+        if let Some(error) = self.of_vault() {
+            return vault_hint(error);
+        }
         let hint = match self {
             Self::Client(error) => return error.hint(),
+            Self::Phone(trouble) => return trouble.hint(),
             Self::Identity(error) => return error.hint(),
             Self::Server(error) => return error.hint(),
             Self::Store(error) => return store_hint(error).map(str::to_owned),
             Self::Usage { hint, .. } | Self::Refused { hint, .. } => return hint.clone(),
-            Self::Vault(error)
-            | Self::Copy(copy::Error::From(error) | copy::Error::To(error))
-            | Self::Backup(backup::Error::Vault(error))
-            | Self::Restore(restore::Error::Vault(error)) => {
-                return vault_hint(error);
-            }
+            Self::Unreadable { .. } | Self::Restore(restore::Error::Manifest(_)) => DAMAGED,
             Self::Copy(copy::Error::Diverged { .. }) => {
                 "both go on by themselves now; copy to an empty folder, or to another device, to have both"
             }
@@ -286,11 +317,48 @@ fn vault_hint(error: &vault::Error) -> Option<String> {
         vault::Error::Full(_) => {
             "make space on the other device, then run the same command again; nothing old was touched"
         }
-        vault::Error::Corrupt(_) => "the holder's disk may be failing; other snapshots may still be whole",
+        vault::Error::Corrupt(_) => DAMAGED,
+        vault::Error::NotFound(what) if what.contains("chunk") => DAMAGED,
+        vault::Error::NotFound(_) => "`lan-backup snapshots DEVICE` lists what is there",
         vault::Error::Stale(_) => "another backup of the same set is running; run it again when that has ended",
         // The other device, or the call to it, knows better.
         vault::Error::Refused(source) => return source.downcast_ref::<client::Error>().and_then(client::Error::hint),
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_runs_into_damage_is_told_what_to_do_and_nothing_of_vaults() {
+        let gone = || vault::Error::NotFound("chunk 9bb2".to_owned());
+        let rotten = || vault::Error::Corrupt("pack 12".to_owned());
+        let list = |error| Error::Restore(restore::Error::Manifest(error));
+        let all = [
+            Error::Vault(gone()),
+            list(manifest::Error::Vault(gone())),
+            list(manifest::Error::Vault(rotten())),
+            list(manifest::Error::Form),
+            Error::Restore(restore::Error::Vault(rotten())),
+            Error::Unreadable { which: "second", reason: manifest::Error::Vault(rotten()).to_string() },
+        ];
+        for error in all {
+            let (sentence, hint) = (error.sentence(), error.hint().unwrap_or_default());
+            for step in ["lan-backup verify", "lan-backup repair", "lan-backup send", "other snapshots"] {
+                assert!(hint.contains(step), "{sentence}: {hint}");
+            }
+            assert!(!sentence.contains("vault") && sentence.matches("damaged").count() <= 1, "{sentence}");
+            assert!(["corrupt", "not-found"].contains(&error.code().as_str()), "{sentence}: {}", error.code());
+        }
+        let sentence = list(manifest::Error::Vault(gone())).sentence();
+        assert_eq!(sentence, "the snapshot's list of files cannot be read: chunk 9bb2 is not there");
+        // No damage: there is no such thing.
+        let absent = Error::Vault(vault::Error::NotFound("snapshot 12".to_owned()));
+        assert!(!absent.hint().unwrap().contains("repair"));
+        let offline = vault::Error::Offline("no".into());
+        assert_eq!(list(manifest::Error::Vault(offline)).code(), "offline");
+    }
 }

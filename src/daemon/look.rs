@@ -4,7 +4,7 @@
 use crate::daemon::{Error, Result};
 use crate::manifest::merge::Version;
 use crate::manifest::{self, Merge, Shared};
-use crate::model::{Entry, EntryKind, RelPath, SetName, Stream};
+use crate::model::{Entry, EntryKind, Mark, RelPath, SetName, SnapshotId, Stream};
 use crate::restore::chain::Checked;
 use crate::restore::select::Include;
 use crate::vault::Vault;
@@ -15,12 +15,26 @@ use std::sync::Arc;
 pub struct Found<'a> {
     /// What it was.
     pub entry: Entry,
-    /// The oldest snapshot that has it so.
-    pub first: &'a Checked,
-    /// The newest.
-    pub last: &'a Checked,
-    /// How many there are from the one to the other; fewer than their numbers say when it was different in between.
-    pub count: usize,
+    /// The snapshots that have it so, the oldest first; not all between the first and the last, when it was different in between.
+    pub snapshots: Vec<&'a Checked>,
+}
+
+impl Found<'_> {
+    /// Those of the snapshots from which it cannot be had, as the holder knows.
+    pub fn lost_in(&self, marks: &[Mark]) -> Vec<SnapshotId> {
+        let path = self.entry.path.to_string();
+        let hit = |id: &SnapshotId| marks.iter().any(|mark| mark.snapshot == *id && mark.files.contains(&path));
+        self.snapshots.iter().map(|snapshot| snapshot.info.id).filter(hit).collect()
+    }
+
+    /// Those of which the holder does not know each file that is lost, and so perhaps this one.
+    pub fn perhaps_lost_in(&self, marks: &[Mark]) -> Vec<SnapshotId> {
+        let path = self.entry.path.to_string();
+        let unsure = |mark: &Mark| (mark.more_files > 0 || mark.manifest_hit) && !mark.files.contains(&path);
+        let hit = |id: &SnapshotId| marks.iter().any(|mark| mark.snapshot == *id && unsure(mark));
+        let is_file = self.entry.is_file();
+        self.snapshots.iter().map(|snapshot| snapshot.info.id).filter(|id| is_file && hit(id)).collect()
+    }
 }
 
 /// A snapshot that cannot be looked through to its end, and why.
@@ -53,9 +67,8 @@ pub async fn find<'a, V: Vault>(
         let mut merge = Merge::new(vault.clone(), &manifests, Shared::Given).await.map_err(list)?;
         while let Some(step) = merge.next(|path| pattern.wants(path)).await.map_err(list)? {
             for version in step.versions {
-                let (Some(first), Some(last)) = (version.manifests.first(), version.manifests.last()) else { continue };
-                let (first, last) = (of_set[*first], of_set[*last]);
-                each(Found { entry: version.entry().map_err(list)?, first, last, count: version.manifests.len() });
+                let snapshots = version.manifests.iter().map(|number| of_set[*number]).collect();
+                each(Found { entry: version.entry().map_err(list)?, snapshots });
             }
         }
         let lost = merge.lost().iter();
@@ -169,8 +182,7 @@ fn readable<V: Vault>(merge: &Merge<V>) -> Result<()> {
         None => Ok(()),
         Some((number, reason)) => {
             let which = if *number == 0 { "first" } else { "second" };
-            let problem = format!("the list of the {which} snapshot cannot be read to its end: {reason}");
-            Err(crate::vault::Error::Corrupt(problem).into())
+            Err(Error::Unreadable { which, reason: reason.clone() })
         }
     }
 }

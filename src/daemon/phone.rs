@@ -3,11 +3,15 @@
 //! Only for devices that are not paired: a paired one that announces itself as LocalSend only is never called this way, because
 //! whoever makes it look so would get the files by a weaker door. What LocalSend cannot carry (links, empty folders, devices) is named.
 
+#[cfg(test)]
+mod apps;
 mod outgoing;
+mod trouble;
 
 use crate::backup::filter::FilterOptions;
 use crate::client::{self, Client, Offered};
 use crate::daemon::phone::outgoing::{Outgoing, choose, collect, file_type, pack, read};
+use crate::daemon::phone::trouble::{is_refusal, may_pass};
 use crate::daemon::service::{Neighbourhood, NeighbourhoodOptions};
 use crate::daemon::{Context, Error, Result};
 use crate::identity::Expect;
@@ -32,6 +36,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 pub use outgoing::Packing;
+pub use trouble::Trouble;
 
 /// Files under way at once, as apps have it.
 const PARALLEL: usize = 2;
@@ -41,6 +46,9 @@ const MAX_TRIES: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Times that a person may type the PIN.
 const MAX_PINS: u32 = 3;
+/// Files refused one after the other, after which the session is taken to be over: one more than are under way at once. Some apps refuse a
+/// single file, and the others shall arrive.
+const MAX_REFUSALS: u64 = PARALLEL as u64 + 1;
 /// Pieces waiting for the connection.
 const PIECES: usize = 4;
 
@@ -164,7 +172,8 @@ async fn send(
     shutdown: &Shutdown,
 ) -> Result<Delivered> {
     let offer = offer(context, port, &files);
-    monitor.notice(format!("waiting for the person at {} to accept {} files", phone.alias, files.len()));
+    let what = if files.len() == 1 { "1 file".to_owned() } else { format!("{} files", files.len()) };
+    monitor.notice(format!("waiting for the person at {} to accept {what}", phone.alias));
     let wanted = tokio::select! {
         wanted = agree(client, &offer, pin) => wanted?,
         () = shutdown.stopped() => {
@@ -190,7 +199,7 @@ async fn send(
     let sending = send_all(client, Arc::new(wanted.clone()), work, monitor);
     let cancelled = cancelled_there(events, wanted.session_id.clone(), phone.fingerprint);
     tokio::select! {
-        delivered = sending => Ok(Delivered { not_wanted, ..delivered }),
+        delivered = sending => Ok(Delivered { not_wanted, ..delivered? }),
         () = cancelled => Err(Error::CancelledThere(phone.alias.to_string())),
         () = shutdown.stopped() => {
             let _ = client.cancel_files(Some(&wanted.session_id)).await;
@@ -203,40 +212,49 @@ async fn send(
 async fn agree(client: &Client, offer: &PrepareFiles, source: &mut dyn PhonePin) -> Result<Option<FilesWanted>> {
     let mut pin = None;
     for again in 0..=MAX_PINS {
-        match client.offer_files(offer, pin.as_deref()).await? {
+        match client.offer_files(offer, pin.as_deref()).await.map_err(Trouble::of_offer)? {
             Offered::Wanted(wanted) => return Ok(Some(wanted)),
             Offered::Nothing => return Ok(None),
             Offered::PinWanted if again == MAX_PINS => break,
             Offered::PinWanted => pin = Some(source.pin(again > 0).await?),
         }
     }
-    Err(client::Error::WrongPin { attempts_left: 0 }.into())
+    Err(Trouble::WrongPin.into())
 }
 
+/// Sends until all was tried, or until the app has refused so many one after the other that its session must be over.
 async fn send_all(
     client: &Client,
     wanted: Arc<FilesWanted>,
     work: Vec<(String, Outgoing)>,
     monitor: &Arc<dyn Monitor>,
-) -> Delivered {
+) -> Result<Delivered> {
+    let all = work.len() as u64;
     let work = Arc::new(Mutex::new(work));
-    let (files, bytes, failed) =
-        (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let counts = Arc::new(Counts::default());
     let mut lanes = JoinSet::new();
     for _ in 0..PARALLEL {
         let (client, wanted, work, monitor) = (client.clone(), wanted.clone(), work.clone(), monitor.clone());
-        let (files, bytes, failed) = (files.clone(), bytes.clone(), failed.clone());
+        let counts = counts.clone();
         lanes.spawn(async move {
             loop {
+                if counts.in_a_row.load(Ordering::Relaxed) >= MAX_REFUSALS {
+                    return;
+                }
                 let next = work.lock().await.pop();
                 let Some((id, file)) = next else { return };
                 match send_one(&client, &wanted, &id, &file, &monitor).await {
                     Ok(()) => {
-                        files.fetch_add(1, Ordering::Relaxed);
-                        bytes.fetch_add(file.size, Ordering::Relaxed);
+                        counts.files.fetch_add(1, Ordering::Relaxed);
+                        counts.bytes.fetch_add(file.size, Ordering::Relaxed);
+                        counts.in_a_row.store(0, Ordering::Relaxed);
                     }
                     Err(error) => {
-                        failed.fetch_add(1, Ordering::Relaxed);
+                        counts.failed.fetch_add(1, Ordering::Relaxed);
+                        if is_refusal(&error) {
+                            counts.refused.fetch_add(1, Ordering::Relaxed);
+                            counts.in_a_row.fetch_add(1, Ordering::Relaxed);
+                        }
                         monitor.fault(Fault::new(file.subject(), &error));
                     }
                 }
@@ -247,7 +265,21 @@ async fn send_all(
     }
     while lanes.join_next().await.is_some() {}
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    Delivered { files: read(&files), bytes: read(&bytes), not_wanted: 0, failed: read(&failed) }
+    let (files, failed) = (read(&counts.files), read(&counts.failed));
+    // All were refused, or the last ones and then no more were tried.
+    if read(&counts.refused) == all && all > 0 || read(&counts.in_a_row) >= MAX_REFUSALS {
+        return Err(Trouble::Ended { arrived: files, wanted: all }.into());
+    }
+    Ok(Delivered { files, bytes: read(&counts.bytes), not_wanted: 0, failed })
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    in_a_row: AtomicU64,
 }
 
 async fn send_one(
@@ -267,17 +299,12 @@ async fn send_one(
             return Err(client::Error::Failed("the file could not be read", error));
         }
         match sent {
-            // A hash that does not match is a transfer that went wrong, and so is a connection that broke.
-            Err(error) if tries < MAX_TRIES && (error.is_transient() || is_mismatch(&error)) => {
+            Err(error) if tries < MAX_TRIES && may_pass(&error) => {
                 tokio::time::sleep(RETRY_PAUSE * tries).await;
             }
             other => return other,
         }
     }
-}
-
-fn is_mismatch(error: &client::Error) -> bool {
-    matches!(error, client::Error::Answer { status, .. } if status.as_u16() == 422)
 }
 
 /// Returns when the person there cancelled: the certificate and the session's name are right.

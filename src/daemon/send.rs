@@ -352,7 +352,7 @@ async fn watch_head(
     let listed = listing.repositories.into_iter().find(|one| Some(one.repository.id) == prepared.repository);
     let snapshots = listed.map(|one| one.snapshots).unwrap_or_default();
     if let Some(problem) = heads::check(remembered, &snapshots).alarm() {
-        monitor.fault(Fault { subject: "ALARM".to_owned(), problem });
+        monitor.fault(Fault::alarm(problem));
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub enum Break {
     #[error("snapshot {} belongs to another repository", .0.short())]
     Repository(SnapshotId),
     /// Its place in the chain is taken, or the one before it is missing.
-    #[error("set `{set}`: snapshot {} does not follow the one before it; snapshots were removed or replaced", id.short())]
+    #[error("set `{set}`: snapshot {} does not follow the one before it; snapshots were removed or replaced, or a record is damaged", id.short())]
     Link {
         /// Which set.
         set: SetName,

@@ -26,6 +26,8 @@ pub struct Report {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Files that were not restored because their content is damaged or gone where it is kept.
+    pub damaged: u64,
 }
 
 /// Fetches and writes what the plan says.

@@ -40,6 +40,8 @@ struct Hand {
     in_file: Option<(String, u64)>,
     failed: u64,
     failed_bytes: u64,
+    // Those of them whose content is damaged or gone where it is kept.
+    damaged: u64,
 }
 
 impl<T: Target> Writer<T> {
@@ -97,6 +99,7 @@ impl<T: Target> Writer<T> {
         let hands = || std::iter::once(&self.hand).chain(self.further.iter().map(|(_, hand)| hand));
         let mut failed: u64 = hands().map(|hand| hand.failed).sum();
         let mut failed_bytes = hands().fold(0_u64, |sum, hand| sum.saturating_add(hand.failed_bytes));
+        let damaged = hands().map(|hand| hand.damaged).sum();
         while let Some(planned) = plan.read_next()? {
             if self.shutdown.is_stopped() {
                 return Err(Error::Stopped);
@@ -110,7 +113,7 @@ impl<T: Target> Writer<T> {
         }
         self.target.finish().map_err(Error::Target)?;
         let files = stats.files.saturating_sub(stats.skipped_files + failed);
-        Ok(Report { files, bytes: stats.bytes.saturating_sub(failed_bytes) })
+        Ok(Report { files, bytes: stats.bytes.saturating_sub(failed_bytes), damaged })
     }
 }
 
@@ -175,7 +178,7 @@ impl Work<'_> {
 
 impl Hand {
     fn new(monitor: Arc<dyn Monitor>) -> Self {
-        Self { monitor, in_file: None, failed: 0, failed_bytes: 0 }
+        Self { monitor, in_file: None, failed: 0, failed_bytes: 0, damaged: 0 }
     }
 
     fn steps(&mut self, writer: &mut dyn FileWriter, steps: &[Step], fetched: &Fetched) -> Result<()> {
@@ -196,8 +199,10 @@ impl Hand {
                     self.or_abandon(writer, written)?;
                     self.monitor.count(Counter::Bytes, *length);
                 }
-                (Some(_), _) => self.lose(writer, WRONG_LENGTH),
-                (None, reason) => self.lose(writer, reason.map_or("one of its parts was not sent", String::as_str)),
+                (Some(_), _) => self.lose_damaged(writer, WRONG_LENGTH),
+                (None, reason) => {
+                    self.lose_damaged(writer, reason.map_or("one of its parts was not sent", String::as_str))
+                }
             },
             Step::Hole(length) if self.in_file.is_some() => {
                 let skipped = writer.hole(*length);
@@ -210,11 +215,16 @@ impl Hand {
                 self.in_file = None;
                 self.monitor.count(Counter::Files, 1);
             }
-            Step::Lost(reason) if self.in_file.is_some() => self.lose(writer, reason),
+            Step::Lost(reason) if self.in_file.is_some() => self.lose_damaged(writer, reason),
             // Folders are made already; the rest is of a file that has failed.
             Step::Folder(_) | Step::Write(..) | Step::Hole(_) | Step::End | Step::Lost(_) => {}
         }
         Ok(())
+    }
+
+    fn lose_damaged(&mut self, writer: &mut dyn FileWriter, reason: &str) {
+        self.damaged += 1;
+        self.lose(writer, reason);
     }
 
     fn lose(&mut self, writer: &mut dyn FileWriter, reason: &str) {

@@ -120,8 +120,12 @@ impl ApiError {
         self
     }
 
+    /// The sentence.
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     /// The code.
-    #[cfg(test)]
     pub(crate) fn code(&self) -> ErrorCode {
         self.body.code
     }
@@ -198,7 +202,8 @@ impl IntoResponse for ApiError {
         let Self { status, body, cause } = self;
         let code = body.code;
         let error = cause.as_ref().map(|cause| chain(cause.as_ref()));
-        if status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE {
+        // A full disk, a busy device and a body that came short are said elsewhere, and nothing here has failed.
+        if status.is_server_error() && matches!(code, ErrorCode::Failed | ErrorCode::Corrupt) {
             tracing::error!(%code, error, "call failed");
         } else {
             tracing::debug!(%code, error, "call refused");

@@ -4,7 +4,7 @@
 //! commit) is dropped only when there is no place at all, and then the log says so.
 
 use crate::model::{Alias, Fingerprint, Pin, Rights, SetName, ShortCode, SnapshotId};
-use crate::protocol::Announcement;
+use crate::protocol::{Announcement, ErrorCode};
 use crate::server::sessions::SessionSummary;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -126,6 +126,26 @@ pub enum ServerEvent {
     NotKept {
         /// The session that brought them.
         session: SessionSummary,
+    },
+    /// A LocalSend app was refused a file, or all that it offered, and not by a person; it was told.
+    NotTaken {
+        /// What it calls itself.
+        alias: Alias,
+        /// Its certificate, or what stands for it.
+        fingerprint: Fingerprint,
+        /// Which file, when it is about one; others of its session that fail in the same way are not told.
+        file: Option<String>,
+        /// The kind of trouble.
+        code: ErrorCode,
+        /// The sentence that the app got.
+        reason: String,
+    },
+    /// A LocalSend app offered only what is here.
+    NothingNew {
+        /// The session, which ends at once.
+        session: SessionSummary,
+        /// How many files.
+        files: u64,
     },
     /// Somebody cancelled a session that is none of this server's: perhaps the receiver of what this device sends.
     CancelHeard {

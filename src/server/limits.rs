@@ -94,7 +94,7 @@ pub(crate) const LOCALSEND_MESSAGES_PER: Duration = Duration::from_mins(1);
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
 /// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.
 pub(crate) const SHARE_TRANSFERS: usize = 8;
-/// Pages and lists of a share made at once, and lists on their way: a list holds up to 50,000 names.
+/// Pages of a share made at once, and lists made and on their way, which have places of their own: a list holds up to 50,000 names.
 pub(crate) const SHARE_LISTS: usize = 2;
 /// Zips that one share makes at once: each keeps the name of every file in it to its end.
 pub(crate) const SHARE_ZIPS: usize = 2;
@@ -125,6 +125,10 @@ pub(crate) struct Pace {
     pub(crate) grace_of_answers: Duration,
     /// Beyond the grace, a body's bytes come (or are taken) at least this fast while we wait for them.
     pub(crate) bytes_per_second: u64,
+    /// A whole list of a LocalSend app: the longest at 140 KiB/s.
+    pub(crate) list: Duration,
+    /// For a place, when a share has none free.
+    pub(crate) place: Duration,
     /// From the end of a request of the pairing exchange to its answer.
     pub(crate) pairing_reply: Duration,
 }
@@ -139,6 +143,8 @@ impl Pace {
         grace: Duration::from_secs(20),
         grace_of_answers: Duration::from_secs(30),
         bytes_per_second: 16 << 10,
+        list: Duration::from_secs(120),
+        place: TRANSFER_WAIT,
         pairing_reply: PAIRING_REPLY_DELAY,
     };
 }

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`prepare`] | `prepare-upload`: checks, the question, the answer |
 //! | [`list`] | the list of files, read while it comes and counted |
+//! | [`places`] | how many lists are read at once, and for whom |
 //! | [`receive`] | `upload` and `cancel`, and what makes files durable |
 //! | [`offer`] | names, hashes and times checked; what is held told apart |
 //! | [`sessions`] | the table: pure |
@@ -29,6 +30,7 @@ pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod offer;
 pub mod pin;
+pub(crate) mod places;
 pub(crate) mod prepare;
 pub(crate) mod receive;
 pub(crate) mod saver;
@@ -39,17 +41,18 @@ use crate::model::{Fingerprint, InboxKeep, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
 use crate::server::limits::{
-    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_MESSAGES, LOCALSEND_MESSAGES_PER, LOCALSEND_READING,
-    LOCALSEND_TRANSFERS, LOCALSEND_WAITING,
+    LOCALSEND_DECLINED, LOCALSEND_LOOKING, LOCALSEND_MESSAGES, LOCALSEND_MESSAGES_PER, LOCALSEND_TRANSFERS,
+    LOCALSEND_WAITING,
 };
 use crate::server::localsend::keeper::Keeper;
 use crate::server::localsend::pin::{Limiter, LocalSendPin};
+use crate::server::localsend::places::Places;
 use crate::server::localsend::saver::Saver;
 use crate::server::localsend::sessions::{Sender, Sessions};
 use crate::server::room::OnTheWay;
 use http::StatusCode;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -92,10 +95,8 @@ pub struct LocalSendOptions {
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) options: LocalSendOptions,
-    /// Long lists of files being read at once.
-    pub(crate) reading: Semaphore,
-    /// Memory of all lists, from their reading to the end of their sessions.
-    pub(crate) lists: Arc<Semaphore>,
+    /// Lists of files being read, and their memory.
+    pub(crate) places: Places,
     /// Offers being compared with what is here.
     pub(crate) looking: Arc<Semaphore>,
     /// Bytes on their way into the inbox folder.
@@ -123,6 +124,8 @@ pub(crate) struct Active {
     pub(crate) owner: Fingerprint,
     /// Into the inbox folder.
     pub(crate) saver: Option<Arc<Saver>>,
+    /// Why files were not taken, as far as that was told.
+    pub(crate) told: Mutex<HashSet<ErrorCode>>,
     /// When what came was made durable last.
     pub(crate) checkpoint: Mutex<Instant>,
     /// What its list takes.
@@ -134,8 +137,7 @@ impl Door {
     pub(crate) fn new(options: LocalSendOptions) -> Self {
         Self {
             options,
-            reading: Semaphore::new(LOCALSEND_READING),
-            lists: list::memory_of_lists(),
+            places: Places::default(),
             into_inbox: Arc::default(),
             looking: Arc::new(Semaphore::new(LOCALSEND_LOOKING)),
             transfers: Semaphore::new(LOCALSEND_TRANSFERS),
@@ -219,7 +221,8 @@ mod tests {
     use crate::protocol::localsend::{MAX_PREPARE_BYTES, MAX_TRIES};
     use crate::server::allowance::NEW_SENDERS_A_DAY;
     use crate::server::limits::{
-        LOCALSEND_LISTS_MEMORY, LOCALSEND_PARALLEL, LOCALSEND_SESSIONS, LOCALSEND_SESSIONS_PER_SENDER,
+        LOCALSEND_LISTS_MEMORY, LOCALSEND_PARALLEL, LOCALSEND_READING, LOCALSEND_SESSIONS,
+        LOCALSEND_SESSIONS_PER_SENDER, Pace,
     };
     use crate::server::localsend::pin::{FORGIVEN_AFTER, TRIES_IN_ALL, TRIES_PER_ADDRESS};
 
@@ -243,9 +246,10 @@ mod tests {
         let limits = include_str!("../../protocol.md");
         for text in [
             format!(
-                "{} MiB, 50,000 files and folders; {LOCALSEND_READING} read at once; what all lists take until their \
-                 sessions end: {} MiB",
+                "{} MiB, 50,000 files and folders; {LOCALSEND_READING} read at once, one of each address, for {} s; what all \
+                 lists take until their sessions end: {} MiB",
                 MAX_PREPARE_BYTES >> 20,
+                Pace::STANDARD.list.as_secs(),
                 LOCALSEND_LISTS_MEMORY >> 20
             ),
             format!(

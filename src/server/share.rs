@@ -42,11 +42,13 @@ use crate::server::connections::Connections;
 use crate::server::limits::{MAX_HEAD_BYTES, Pace, SHARE_LISTS, SHARE_TRANSFERS, SHARE_ZIPS};
 use crate::server::localsend::pin::LocalSendPin;
 use crate::server::share::door::Door;
+use crate::server::share::range::Parts;
 use crate::server::share::tree::Tree;
 use crate::server::{Error, Result};
 use axum::Router;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -108,7 +110,9 @@ pub(crate) struct Share {
     pub(crate) clock: Arc<dyn Clock>,
     /// Files and zips under way at once.
     pub(crate) transfers: Arc<Semaphore>,
-    /// Pages and lists being made at once.
+    /// Pages being made at once.
+    pub(crate) pages: Arc<Semaphore>,
+    /// Lists being made or on their way at once: who takes his time with one keeps nobody from the pages.
     pub(crate) lists: Arc<Semaphore>,
     /// Zips being made at once.
     pub(crate) zips: Arc<Semaphore>,
@@ -120,7 +124,7 @@ pub(crate) struct Share {
     downloads: Option<u64>,
     given: AtomicU64,
     // What of files was given in parts, by visitor and file; the newest last.
-    parts: Mutex<VecDeque<((IpAddr, blake3::Hash), u64)>>,
+    parts: Mutex<VecDeque<((IpAddr, blake3::Hash), Parts)>>,
 }
 
 impl Share {
@@ -129,39 +133,42 @@ impl Share {
         self.news.tell(event);
     }
 
-    /// Makes a list with one of the few places for that, which goes along with it: it is free again when the list is made and dropped, and
-    /// not before, whoever hangs up meanwhile. `None` when the share is over.
+    /// Makes a page or a list with one of the few `places` for that, which goes along with it: it is free again when that is made and
+    /// dropped, and not before, whoever hangs up meanwhile. `None` when none is free for long.
     pub(crate) async fn listed<T, F>(
         self: &Arc<Self>,
+        places: &Arc<Semaphore>,
         make: impl FnOnce(Arc<Self>) -> F,
     ) -> Option<(T, OwnedSemaphorePermit)>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let place = self.lists.clone().acquire_owned().await.ok()?;
+        let place = tokio::time::timeout(self.pace.place, places.clone().acquire_owned()).await.ok()?.ok()?;
         let making = make(self.clone());
         tokio::spawn(async move { (making.await, place) }).await.ok()
     }
 
-    /// Bytes of a file of this size were given. Parts count together, by visitor and file: once they make up its size, that is one
-    /// download. An empty file is none.
-    pub(crate) fn given_of(&self, address: IpAddr, path: Vec<u8>, bytes: u64, size: u64) {
+    /// This part of a file of this size was given. Parts count together, by visitor and file: once there is nothing between them, that is one
+    /// download. The same bytes given twice are still half of a file. An empty file is none.
+    pub(crate) fn given_of(&self, address: IpAddr, path: Vec<u8>, part: Range<u64>, size: u64) {
         if size == 0 {
-            return self.tell(ShareEvent::Given { address, path: Some(path), bytes });
+            return self.tell(ShareEvent::Given { address, path: Some(path), bytes: 0 });
         }
         let is_whole = {
-            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
             let key = (address.to_canonical(), blake3::hash(&path));
-            let known = parts.iter().position(|(of, _)| *of == key).and_then(|at| parts.remove(at));
-            let given = known.map_or(0, |(_, given)| given).saturating_add(bytes);
-            if given < size {
-                if parts.len() >= MAX_PARTS {
-                    parts.pop_front();
+            let known = all.iter().position(|(of, _)| *of == key).and_then(|at| all.remove(at));
+            let mut parts = known.map_or_else(Parts::default, |(_, parts)| parts);
+            parts.add(part);
+            let is_whole = parts.cover(size);
+            if !is_whole {
+                if all.len() >= MAX_PARTS {
+                    all.pop_front();
                 }
-                parts.push_back((key, given));
+                all.push_back((key, parts));
             }
-            given >= size
+            is_whole
         };
         if is_whole {
             self.given(address, Some(path), size);
@@ -236,9 +243,18 @@ impl ShareHandle {
 /// # Errors
 /// [`Error::Listen`] when the socket cannot be used.
 pub fn start(listener: TcpListener, options: ShareOptions, news: News, shutdown: Shutdown) -> Result<ShareHandle> {
+    start_at(listener, options, news, shutdown, Pace::STANDARD)
+}
+
+fn start_at(
+    listener: TcpListener,
+    options: ShareOptions,
+    news: News,
+    shutdown: Shutdown,
+    pace: Pace,
+) -> Result<ShareHandle> {
     listener.set_nonblocking(true).map_err(Error::Listen)?;
     let port = listener.local_addr().map_err(Error::Listen)?.port();
-    let pace = Pace::STANDARD;
     let (closing, over) = (Shutdown::new(), Shutdown::new());
     let share = Arc::new(Share {
         tree: options.tree,
@@ -247,6 +263,7 @@ pub fn start(listener: TcpListener, options: ShareOptions, news: News, shutdown:
         pace,
         clock: options.clock,
         transfers: Arc::new(Semaphore::new(SHARE_TRANSFERS)),
+        pages: Arc::new(Semaphore::new(SHARE_LISTS)),
         lists: Arc::new(Semaphore::new(SHARE_LISTS)),
         zips: Arc::new(Semaphore::new(SHARE_ZIPS)),
         closing: closing.clone(),

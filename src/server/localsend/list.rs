@@ -6,7 +6,7 @@
 use crate::protocol::Announcement;
 use crate::protocol::localsend::{FileOffer, MAX_FILES, MAX_PREPARE_BYTES};
 use crate::server::api_error::ApiError;
-use crate::server::limits::{LOCALSEND_LISTS_MEMORY, TRANSFER_WAIT, memory_units};
+use crate::server::limits::{LOCALSEND_LISTS_MEMORY, memory_units};
 use crate::server::localsend::offer::{self, Offer};
 use crate::server::localsend::sessions::Wanted;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -46,13 +46,11 @@ pub(crate) fn memory_of_lists() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(memory_units(LOCALSEND_LISTS_MEMORY) as usize))
 }
 
-/// Memory for reading a list of so many bytes: twice its longest text, and its files. 503 when it is not free for long.
-pub(crate) async fn memory(of: &Arc<Semaphore>, announced: Option<u64>) -> Result<OwnedSemaphorePermit, ApiError> {
+/// Units of memory for reading a list of so many bytes: twice its longest text, and its files.
+pub(crate) fn units_for(announced: Option<u64>) -> u32 {
     let bytes = announced.unwrap_or(u64::MAX).min(MAX_PREPARE_BYTES as u64);
     let files = (bytes / SHORTEST_ENTRY + 1).min(MAX_FILES as u64);
-    let units = memory_units(2 * bytes + files * FILE_BYTES);
-    let taking = tokio::time::timeout(TRANSFER_WAIT, of.clone().acquire_many_owned(units)).await;
-    taking.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many long lists of files at once"))
+    memory_units(2 * bytes + files * FILE_BYTES)
 }
 
 /// Gives back what was counted beyond what this offer takes until it is over.
@@ -232,14 +230,15 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_lists_take_is_counted_until_the_last_of_it_is_gone() {
+    #[test]
+    fn what_lists_take_is_counted_until_the_last_of_it_is_gone() {
         let all = memory_of_lists();
         let whole = all.available_permits();
-        let mut largest = memory(&all, None).await.unwrap();
+        let memory = |announced| all.clone().try_acquire_many_owned(units_for(announced)).unwrap();
+        let mut largest = memory(None);
         assert!(largest.num_permits() as u64 * MEMORY_UNIT > 2 * MAX_PREPARE_BYTES as u64);
         assert!(all.available_permits() < largest.num_permits(), "one at a time of the largest");
-        let small = memory(&all, Some(2_000)).await.unwrap();
+        let small = memory(Some(2_000));
         assert!(small.num_permits() <= 2, "small ones go past it: {}", small.num_permits());
         drop(small);
         let What::Files(offer) = offered(r#""a":{"fileName":"x","size":1}"#).unwrap().what else { panic!() };

@@ -80,15 +80,16 @@ async fn prepare(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> 
     if phone.is_none() {
         check_pin(&shared, &call)?;
     }
-    let reading = tokio::time::timeout(TRANSFER_WAIT, door.reading.acquire()).await;
-    let permit = reading.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many phones at once"))?;
-    let memory = list::memory(&door.lists, call.announced_length()).await?;
+    let (place, memory) = door.places.take(address.ip(), call.announced_length()).await?;
     let body = Paced::new(call.into_body(), MAX_PREPARE_BYTES as u64, shared.pace);
-    // The memory goes along: a sender that hangs up frees it when the work is over, and not before.
-    let ((listed, mut memory), _) = feed(body, move |incoming| Ok((list::read(incoming)?, memory))).await?;
+    // The memory goes along: a sender that hangs up, or is given up, frees it when the work is over, and not before.
+    let reading = feed(body, move |incoming| Ok((list::read(incoming)?, memory)));
+    let read = tokio::time::timeout(shared.pace.list, reading).await;
+    let slow = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, "the list came too slowly");
+    let ((listed, mut memory), _) = read.map_err(slow)??;
     let mut who = who(sender, address, &listed.info)?;
     who.vouched = phone.is_some() || door.options.mode != LocalSendMode::Accept || door.options.pin.is_some();
-    drop(permit);
+    drop(place);
     let offer = match listed.what {
         What::Files(offer) => offer,
         What::Message(text) => {
@@ -105,12 +106,21 @@ async fn prepare(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> 
         }
     };
     list::shrink(&mut memory, &offer);
+    let known = phone.is_some();
     let keep = match (phone, door.options.mode) {
         (Some(phone), _) => phone.keep,
         (None, LocalSendMode::Accept) => door.options.keep,
         (None, _) => decide(&shared, &who, &offer).await?,
     };
-    open(&shared, who, offer, keep, memory).await
+    let opened = open(&shared, who.clone(), offer, keep, memory).await;
+    if let Err(error) = &opened
+        && (known || door.may_be_shown(shared.clock.instant()))
+    {
+        let (code, reason) = (error.code(), error.message().to_owned());
+        let (alias, fingerprint) = (who.alias, who.owner);
+        shared.events.progress(ServerEvent::NotTaken { alias, fingerprint, file: None, code, reason });
+    }
+    opened
 }
 
 /// Who the handshake says is calling.
@@ -261,6 +271,7 @@ async fn open(
         files: session.tokens().map(|(id, token)| (id.clone(), token.to_string())).collect(),
     };
     let summary = session.summary();
+    let nothing_new = nothing_to_come.then(|| ServerEvent::NothingNew { session: summary.clone(), files: held });
     let (device, files) = (who.owner.short_code(), summary.expected.files);
     tracing::info!(session = number, %device, files, held, proved = who.proved, "LocalSend session");
     if !shared.localsend.sessions().open(id, session) {
@@ -268,6 +279,7 @@ async fn open(
     }
     shared.localsend.active().insert(id, Arc::new(active));
     shared.events.send(ServerEvent::SessionOpened(summary));
+    nothing_new.into_iter().for_each(|event| shared.events.send(event));
     if nothing_to_come {
         settle(shared.clone(), id, true).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -315,7 +327,8 @@ fn look(
     });
     let checkpoint = Mutex::new(shared.clock.instant());
     let owner = who.owner;
-    let active = Active { keeper, owner, saver: saver.map(Arc::new), checkpoint, _memory: memory };
+    let (saver, told) = (saver.map(Arc::new), Mutex::default());
+    let active = Active { keeper, owner, saver, told, checkpoint, _memory: memory };
     Ok((sorted, active))
 }
 

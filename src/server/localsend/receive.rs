@@ -4,7 +4,7 @@
 //! answer to the file that settles its session waits until all files are durable. A session that ends in another way (cancelled,
 //! forgotten, the server stops) keeps what had arrived whole.
 
-use crate::model::{ContentHash, Fingerprint, SessionId};
+use crate::model::{ContentHash, Fingerprint, RelPath, SessionId};
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
 use crate::server::body::{Paced, feed};
@@ -55,6 +55,7 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     let waiting = tokio::time::timeout(TRANSFER_WAIT, door.transfers.acquire()).await;
     let _permit = waiting.ok().and_then(Result::ok).ok_or_else(|| ApiError::busy("too many files at once"))?;
     let body = Paced::new(call.into_body(), wanted.size, shared.pace);
+    let path = wanted.path.clone();
     let receiving = {
         let (shared, active) = (shared.clone(), active.clone());
         feed(body, move |incoming| {
@@ -63,6 +64,12 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
         })
         .await
     };
+    let corrupt = || ApiError::corrupt("what came does not match the file's hash");
+    match &receiving {
+        Err(error) => tell(&shared, id, &active, &path, error),
+        Ok((Outcome::WrongHash, _)) => tell(&shared, id, &active, &path, &corrupt()),
+        Ok(_) => {}
+    }
     let (outcome, bytes) = receiving?;
     (under_way.outcome, under_way.bytes) = (outcome, bytes);
     let number = door.sessions().summary(id).map_or(0, |summary| summary.number);
@@ -74,9 +81,18 @@ async fn take(shared: Arc<Shared>, call: Call) -> Result<Response, ApiError> {
     }
     match outcome {
         Outcome::Kept => Ok(done()),
-        Outcome::WrongHash => Err(ApiError::corrupt("what came does not match the file's hash")),
+        Outcome::WrongHash => Err(corrupt()),
         Outcome::Failed => Err(ApiError::failed()),
     }
+}
+
+/// Tells the person here why a file was not taken; once of each kind in a session, as a full disk concerns every file.
+fn tell(shared: &Shared, id: SessionId, active: &Active, path: &RelPath, error: &ApiError) {
+    let is_new = active.told.lock().unwrap_or_else(PoisonError::into_inner).insert(error.code());
+    let Some(summary) = shared.localsend.sessions().summary(id).filter(|_| is_new) else { return };
+    let (code, reason) = (error.code(), error.message().to_owned());
+    let (alias, fingerprint, file) = (summary.alias, summary.fingerprint, Some(path.to_string()));
+    shared.events.send(ServerEvent::NotTaken { alias, fingerprint, file, code, reason });
 }
 
 /// Room for one file wherever it goes, beside all that is on its way there: each of many files would find room for itself.
@@ -125,7 +141,7 @@ fn receive(
         }
     }
     if length != wanted.size {
-        let message = format!("{length} bytes came of a file of {}", wanted.size);
+        let message = format!("{length} of {} bytes came", wanted.size);
         return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::BadRequest, message));
     }
     let found = hasher.map(|(expected, hasher)| (expected, ContentHash::from_bytes(hasher.finalize().into())));

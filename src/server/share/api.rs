@@ -59,7 +59,9 @@ pub(crate) async fn prepare_download(share: &Arc<Share>, visit: &Visit) -> Respo
         },
     };
     let making = async |share: Arc<Share>| share.tree.files(MAX_FILES).await;
-    let Some((files, place)) = share.listed(making).await else { return ApiError::failed().into_response() };
+    let Some((files, place)) = share.listed(&share.lists, making).await else {
+        return ApiError::busy("too many lists at once; try again in a moment").into_response();
+    };
     match files {
         Ok(Some(files)) => {
             let files = files.iter().filter_map(|item| offer(item).map(|offer| (offer.id.clone(), offer))).collect();

@@ -7,7 +7,7 @@ use crate::server::share::page::disposition;
 use crate::server::share::pipe::{PIECES, Piece, Pipe};
 use crate::server::share::range::{Asked, asked};
 use crate::server::share::tree::Kind;
-use crate::server::share::visit::{Visit, nothing, refusal, trouble};
+use crate::server::share::visit::{Visit, busy, nothing, trouble};
 use crate::server::share::{Share, ShareEvent};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -42,7 +42,7 @@ pub(crate) async fn file(share: &Arc<Share>, visit: &Visit, path: RelPath) -> Re
             return (StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response();
         }
     };
-    let length = range.end - range.start;
+    let (from, length) = (range.start, range.end - range.start);
     insert(&mut headers, header::CONTENT_LENGTH, &length.to_string());
     insert(&mut headers, header::CONTENT_TYPE, "application/octet-stream");
     insert(&mut headers, header::CONTENT_DISPOSITION, &disposition(path.name().as_bytes()));
@@ -69,7 +69,7 @@ pub(crate) async fn file(share: &Arc<Share>, visit: &Visit, path: RelPath) -> Re
             Err(error) => share_too.tell(ShareEvent::Fault(Fault::new(subject.to_string(), &error))),
         }
     });
-    let what = What::File { path: path.as_bytes().to_vec(), size: held.size };
+    let what = What::File { path: path.as_bytes().to_vec(), from, size: held.size };
     (status, headers, body(share, visit.address, taken, permit, what, Some(length))).into_response()
 }
 
@@ -130,16 +130,10 @@ fn place(share: &Share) -> Option<OwnedSemaphorePermit> {
     share.transfers.clone().try_acquire_owned().ok()
 }
 
-fn busy() -> Response {
-    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "Too many downloads at once; try again in a moment");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-    response
-}
-
 /// What is given.
 enum What {
     /// A file, or a part of it: what of it was given counts, to its end or not.
-    File { path: Vec<u8>, size: u64 },
+    File { path: Vec<u8>, from: u64, size: u64 },
     /// A zip of a folder, or of everything: it counts when it was given to its end.
     Zip { path: Option<Vec<u8>> },
 }
@@ -160,7 +154,9 @@ struct Sending {
 impl Sending {
     fn ended(&mut self) {
         match self.what.take() {
-            Some(What::File { path, size }) => self.share.given_of(self.address, path, self.bytes, size),
+            Some(What::File { path, from, size }) => {
+                self.share.given_of(self.address, path, from..from.saturating_add(self.bytes), size);
+            }
             Some(What::Zip { path }) => self.share.given(self.address, path, self.bytes),
             None => {}
         }

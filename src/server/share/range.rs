@@ -34,6 +34,35 @@ pub(crate) fn asked(headers: &HeaderMap, size: u64, tag: &str) -> Asked {
     if part.is_empty() { Asked::None } else { Asked::Part(part) }
 }
 
+/// Parts of one file that are remembered apart; of one more nothing is remembered, and the download is not counted.
+const MAX_PARTS: usize = 64;
+
+/// The parts of a file that a visitor has: in order, with gaps between them.
+#[derive(Debug, Default)]
+pub(crate) struct Parts(Vec<Range<u64>>);
+
+impl Parts {
+    /// One more, which may lie over others.
+    pub(crate) fn add(&mut self, mut part: Range<u64>) {
+        self.0.retain(|known| {
+            let touches = known.start <= part.end && part.start <= known.end;
+            if touches {
+                part = known.start.min(part.start)..known.end.max(part.end);
+            }
+            !touches
+        });
+        if self.0.len() < MAX_PARTS && !part.is_empty() {
+            let at = self.0.partition_point(|known| known.start < part.start);
+            self.0.insert(at, part);
+        }
+    }
+
+    /// Whether nothing of a file of this size is missing.
+    pub(crate) fn cover(&self, size: u64) -> bool {
+        self.0.first().is_some_and(|part| part.start == 0 && part.end >= size)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +95,23 @@ mod tests {
         headers.insert(header::IF_RANGE, "\"a\"".parse().unwrap());
         assert_eq!(asked(&headers, 100, "\"a\""), Asked::Part(0..10));
         assert_eq!(asked(&headers, 100, "\"b\""), Asked::All);
+    }
+
+    #[test]
+    fn parts_are_one_file_when_there_is_nothing_between_them_and_not_when_they_only_sum_up() {
+        let mut parts = Parts::default();
+        for part in [0..60, 0..60, 20..40] {
+            parts.add(part);
+            assert!(!parts.cover(100), "the same again is not the rest");
+        }
+        parts.add(80..100);
+        assert!(!parts.cover(100));
+        parts.add(60..80);
+        assert!(parts.cover(100) && parts.0.len() == 1);
+        let mut many = Parts::default();
+        (0..1000).for_each(|n| many.add(n * 10..n * 10 + 5));
+        assert_eq!(many.0.len(), MAX_PARTS, "crumbs take no memory");
+        many.add(0..10_000);
+        assert!(many.cover(10_000));
     }
 }

@@ -47,6 +47,10 @@ impl Answer {
 }
 
 fn start_with(tree: Arc<dyn Tree>, pin: Option<&str>, downloads: Option<u64>) -> Running {
+    start_paced(tree, pin, downloads, Pace::STANDARD)
+}
+
+fn start_paced(tree: Arc<dyn Tree>, pin: Option<&str>, downloads: Option<u64>, pace: Pace) -> Running {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (news, events) = News::channel();
     let shutdown = Shutdown::new();
@@ -57,7 +61,7 @@ fn start_with(tree: Arc<dyn Tree>, pin: Option<&str>, downloads: Option<u64>) ->
         downloads,
         clock: Arc::new(SystemClock),
     };
-    let handle = start(listener, options, news, shutdown.clone()).unwrap();
+    let handle = start_at(listener, options, news, shutdown.clone(), pace).unwrap();
     Running { handle, events, shutdown }
 }
 
@@ -383,6 +387,10 @@ async fn after_so_many_downloads_or_when_it_is_stopped_nobody_gets_anything() {
         assert_eq!(running.get_with(&there, "range: bytes=-1\r\n").await.body.len(), 1, "nor is the last byte");
         assert!(running.get(&format!("/s/{token}/file/empty")).await.is_whole, "nor is nothing");
     }
+    for _ in 0..4 {
+        let most = running.get_with(&there, &format!("range: bytes=0-{}\r\n", 3 << 20)).await;
+        assert_eq!(most.body.len(), (3 << 20) + 1, "three fifths twice are not one download");
+    }
     let all_but_one = format!("range: bytes=0-{}\r\n", (5 << 20) - 2);
     assert_eq!(running.get_with(&there, &all_but_one).await.body.len(), (5 << 20) - 1, "with the rest that is one");
     assert_eq!(running.get(&there).await.body.len(), 5 << 20, "the last one comes to its end");
@@ -527,4 +535,28 @@ async fn who_hangs_up_frees_no_place_before_the_work_ends_or_the_answer_is_taken
     assert_eq!(share.lists.available_permits(), SHARE_LISTS - 1);
     drop(slow);
     running.until(|| share.lists.available_permits() == SHARE_LISTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_list_to_its_end_keeps_nobody_from_the_pages_and_lists_are_not_waited_for_without_end() {
+    let slow = Slow { gate: Arc::default(), begun: Arc::default(), at_once: Arc::default() };
+    let pace = Pace { place: Duration::from_millis(100), ..Pace::STANDARD };
+    let running = start_paced(Arc::new(slow), None, None, pace);
+    let token = running.token().await;
+    let share = running.handle.share.clone();
+    let mut takers = Vec::new();
+    for _ in 0..SHARE_LISTS {
+        let mut taker = running.begin("POST", "/api/localsend/v2/prepare-download").await;
+        taker.read_exact(&mut [0]).await.unwrap();
+        takers.push(taker);
+    }
+    assert_eq!(share.lists.available_permits(), 0);
+    assert_eq!(running.get(&format!("/s/{token}/browse/")).await.status, 200, "pages have places of their own");
+    assert_eq!(running.post_from(1, "/api/localsend/v2/prepare-download", "", "").await.status, 503);
+    drop(takers);
+    running.until(|| share.lists.available_permits() == SHARE_LISTS).await;
+    assert_eq!(running.post_from(1, "/api/localsend/v2/prepare-download", "", "").await.status, 200);
+    // The same for pages, while one is made that does not end.
+    let _held: Vec<_> = (0..SHARE_LISTS).map(|_| share.pages.clone().try_acquire_owned().unwrap()).collect();
+    assert_eq!(running.get(&format!("/s/{token}/browse/")).await.status, 503);
 }

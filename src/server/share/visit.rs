@@ -195,7 +195,7 @@ async fn browse(share: &Arc<Share>, visit: &Visit, token: &str, folder: Option<R
     let is_continued = after.is_some();
     let below = folder.clone();
     let making = async move |share: Arc<Share>| share.tree.list(below, after, page::PAGE_ITEMS + 1).await;
-    let Some((listed, _place)) = share.listed(making).await else { return nothing() };
+    let Some((listed, _place)) = share.listed(&share.pages, making).await else { return busy() };
     match listed {
         Ok(items) => {
             let title = share.tree.title();
@@ -219,6 +219,13 @@ pub(crate) fn trouble(share: &Share, path: Option<&RelPath>, error: &tree::Error
 /// 404.
 pub(crate) fn nothing() -> Response {
     refusal(StatusCode::NOT_FOUND, "This is not there")
+}
+
+/// 503: all places are taken.
+pub(crate) fn busy() -> Response {
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "Too many at once; try again in a moment");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    response
 }
 
 /// A page that says why not.

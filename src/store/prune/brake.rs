@@ -141,14 +141,21 @@ impl fmt::Display for Freeze {
             Self::Clock { received_at, .. } => {
                 write!(
                     f,
-                    "the newest snapshot came at {received_at}, more than a day after now: the clock of this device was wrong, or is"
+                    "the newest snapshot came at {}, more than a day after now: the clock of this device was wrong, or is",
+                    to_the_minute(*received_at)
                 )
             }
             Self::Jump { from, to, .. } => {
+                let (from, to) = (to_the_minute(*from), to_the_minute(*to));
                 write!(f, "the clock of this device has jumped: to {to}, when it should have been {from}")
             }
         }
     }
+}
+
+/// For people: nobody compares clocks by the nanosecond.
+fn to_the_minute(time: Timestamp) -> String {
+    time.strftime("%F %H:%M UTC").to_string()
 }
 
 /// Whether a snapshot looks like malware, beside the one before it: by what it says, and by what was measured when that was too much.
@@ -200,6 +207,17 @@ pub fn jump(id: SnapshotId, set: &SetName, jump: Option<&Jump>) -> Option<Freeze
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_compares_clocks_by_the_nanosecond() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (from, to) = (at("2026-05-02T12:00:00.123456789Z"), at("2027-01-02T03:04:05.987654321Z"));
+        let id = SnapshotId::from_bytes([1; 32]);
+        let jump = Freeze::Jump { id, from, to }.to_string();
+        assert!(jump.contains("to 2027-01-02 03:04 UTC") && jump.ends_with("2026-05-02 12:00 UTC"), "{jump}");
+        let clock = Freeze::Clock { id, received_at: to }.to_string();
+        assert!(clock.contains("2027-01-02 03:04 UTC,") && !clock.contains("987654321"), "{clock}");
+    }
 
     #[test]
     fn losing_half_or_rewriting_most_stops_and_less_does_not() {

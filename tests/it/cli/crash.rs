@@ -146,6 +146,7 @@ fn a_receiver_that_lost_a_snapshot_it_had_acknowledged_is_found_out() {
     let alarm =
         "the receiver has lost snapshots it had acknowledged: this device remembers number 2, there it ends at 1";
     assert!(ran.stderr.contains(alarm), "{ran:#?}");
+    assert!(ran.stderr.contains("no file was left out") && !ran.stderr.contains("could not be backed up"), "{ran:#?}");
     let sequences: Vec<_> = nas.snapshots(None).iter().map(|row| row["sequence"].as_u64().unwrap()).collect();
     assert_eq!(sequences, [1, 2]);
     let to = lan.path("to");

@@ -44,6 +44,12 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     assert!(partly.stderr.contains("careful: snapshot") && partly.stderr.contains(&lost), "{partly:#?}");
     assert_eq!(laptop.snapshots(Some("nas"))[0]["damaged"]["files"][0], lost);
     assert!(!to.join(&lost).exists() && fs::read(to.join("docs/letters/a")).unwrap() == b"dear a");
+    for (device, place, more) in [(&laptop, "nas", &[][..]), (&nas, "local", &["--device", "laptop"])] {
+        let name = lost.rsplit('/').next().unwrap();
+        let found = device.run(&[&["find", name, place], more].concat());
+        assert_eq!(found.rows()[0]["lostIn"].as_array().map(Vec::len), Some(1), "{found:#?}");
+        assert_eq!(device.run(&["find", "a", place]).rows()[0]["lostIn"], serde_json::json!([]));
+    }
     let here = nas.run(&["restore", "local", "--to", lan.path("here").to_str().unwrap()]);
     assert!(here.code == 3 && here.stderr.contains("careful: snapshot"), "{here:#?}");
     assert!(here.lines.iter().any(|line| line["event"] == "damaged" && line["mark"]["files"][0] == lost), "{here:#?}");
@@ -70,6 +76,14 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     assert_eq!(newest.code, 3, "{newest:#?}");
     assert!(newest.stderr.contains("(number 1 of set `docs`) is lost: its record was damaged"), "{newest:#?}");
     assert!(!newest.stderr.contains("removed or replaced"), "{newest:#?}");
+    // An alarm about another snapshot is loud, and is no file that was skipped.
+    assert!(newest.stderr.contains("ALARM") && !newest.stderr.contains("went wrong"), "{newest:#?}");
+    assert!(newest.stderr.contains("no file was left out"), "{newest:#?}");
+    assert_eq!(newest.last(3)["alarms"], 1);
+    // Whoever reads sentences reads no log beside them.
+    for ran in [&found, &repaired, &partly, &here, &newest] {
+        assert!(!ran.stderr.contains("ERROR") && !ran.stderr.contains("WARN"), "{ran:#?}");
+    }
     assert_same(&docs, &to.join("docs"));
 }
 
@@ -92,6 +106,9 @@ fn a_newest_record_that_rots_is_brought_again_by_its_source_and_the_chain_stays_
     let older = nas.run(&["restore", "local", "--to", to.to_str().unwrap()]);
     assert_eq!(older.code, 3, "{older:#?}");
     nas.serve(&["--accept", "paired"]);
+    let listed = nas.run(&["snapshots"]);
+    assert_eq!(listed.code, 1, "a record that is not listed is told: {listed:#?}");
+    assert!(listed.stderr.contains("ALARM") && listed.stderr.contains("lan-backup repair"), "{listed:#?}");
     let sent = laptop.run(&["send", &nas.address(), docs.to_str().unwrap()]);
     sent.done();
     assert!(sent.stderr.contains("has it again") && !sent.stderr.contains("ALARM"), "{sent:#?}");

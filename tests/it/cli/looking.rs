@@ -109,8 +109,12 @@ fn a_snapshot_that_cannot_be_read_hides_nothing_of_the_others() {
     assert!(found.stderr.contains("could not be looked through"), "{found:#?}");
     assert_eq!(paths(&found.lines), ["docs", "docs/a", "docs/b"]);
     assert!(found.lines.iter().all(|row| row["snapshots"] == 1));
-    let differ = nas.run(&["diff", "local"]);
-    assert_eq!(differ.last(1)["code"], "corrupt");
+    for (command, code) in [(&["diff", "local"][..], "corrupt"), (&["ls", "local", "latest~1"], "corrupt")] {
+        let ran = nas.run(command);
+        assert_eq!(ran.last(1)["code"], code, "{ran:#?}");
+        assert!(ran.stderr.contains("lan-backup repair") && !ran.stderr.contains("vault"), "{ran:#?}");
+        assert!(!ran.stderr.contains("damaged is damaged") && !ran.stderr.contains("is damaged is"), "{ran:#?}");
+    }
 }
 
 #[test]
