@@ -26,6 +26,7 @@
 //! | [`marks`], [`scrub`], [`scrubber`], [`health`] | what is known about damage, and when what was read last |
 
 mod copies;
+pub mod doubts;
 mod durable_folders;
 pub mod error;
 pub mod folder_shelf;

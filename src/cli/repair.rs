@@ -42,7 +42,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         }
     }
     let (store, recovery) = open_store(&context, args.store.clone()).await?;
-    recovery.to_string().lines().for_each(|line| output.say(line));
+    recovery.before_a_look().to_string().lines().for_each(|line| output.say(line));
     let folder = store.folder().display().to_string();
     let progress = Arc::new(Progress::new(output.clone()));
     let monitor = progress.clone();

@@ -43,7 +43,7 @@ pub struct Args {
 pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdown) -> Result<ExitStatus, Error> {
     let context = globals.context(None)?;
     let (store, recovery) = open_store(&context, args.store.clone()).await?;
-    recovery.to_string().lines().for_each(|line| output.say(line));
+    recovery.before_a_look().to_string().lines().for_each(|line| output.say(line));
     let data = match (args.data, args.sample, args.since) {
         (false, ..) => Share::None,
         (true, Some(percent), _) => Share::Percent(percent),

@@ -1,6 +1,7 @@
 //! Keeps the marks in step with what is there: writes those of snapshots that lack something, and sees when they are healed.
 
 use crate::model::{Mark, SetName, SnapshotInfo};
+use crate::store::doubts::{self, Doubt};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
 use crate::store::marks;
@@ -58,8 +59,14 @@ impl Repository {
                 shelf.delete(&layout::mark(&mark.snapshot))?;
                 continue;
             }
-            marks::heal(shelf, mark, now)?;
-            healed.push(mark.clone());
+            if looked.unread.is_empty() && looked.pass.unread.is_empty() {
+                marks::heal(shelf, mark, now)?;
+                healed.push(mark.clone());
+            }
+        }
+        let doubts = if looked.vanished.is_empty() { BTreeMap::new() } else { doubts::load(shelf)? };
+        for doubt in looked.vanished.iter().filter_map(|gone| doubts.get(&gone.pack)).filter(|doubt| !doubt.marked) {
+            doubts::save(shelf, &Doubt { marked: true, ..doubt.clone() })?;
         }
         marks::forget_healed(shelf, &known.into_values().collect::<Vec<_>>(), now)?;
         Ok(Losses { damaged, healed })
@@ -76,7 +83,8 @@ impl Repository {
             }
             let Some(kept) = self.records.all()?.find(&mark.snapshot).cloned() else { continue };
             let nothing_gone = HashSet::new();
-            if Reach::new(&self.packs, &nothing_gone).look(&kept.record)?.is_empty() {
+            let lack = Reach::new(&self.packs, &nothing_gone).look(&kept.record)?;
+            if lack.is_empty() && !lack.unread {
                 marks::heal(shelf, &mark, self.packs.clock.now())?;
                 tracing::info!(snapshot = %mark.snapshot, "a snapshot that had lost something is whole again");
                 healed.push(mark);

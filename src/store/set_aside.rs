@@ -10,6 +10,7 @@
 use crate::model::{Block, ChunkId, Forgotten, PackId, Receipt, Record, SignedRecord, SnapshotId};
 use crate::platform::lock::Lock;
 use crate::signer;
+use crate::store::doubts;
 use crate::store::error::{Error, Result};
 use crate::store::index::IndexedPack;
 use crate::store::layout::{self, ObjectName, PACK_MAGIC};
@@ -64,6 +65,11 @@ pub struct LostRecord {
     pub name: ObjectName,
 }
 
+/// What lies there is wrong, or the medium cannot give it.
+fn is_damage(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::Platform(error) if error.is_bad_medium())
+}
+
 /// A record that gets another receipt.
 struct Renewed {
     record: Record,
@@ -112,15 +118,18 @@ impl Repository {
         let name = layout::pack(&id);
         let object = match packs.shelf.open(&name) {
             Err(error) if error.is_not_found() => {
-                // A row that was written while prune threw the pack away: what needs it is told that it is missing.
-                packs.index.remove(&[id])?;
+                // What needs it is told that it is missing; unless somebody has put it back at this moment, which the index sees.
+                let _nobody_puts_back = Lock::exclusive(&self.lock("prune"))?;
+                packs.index.reconcile()?;
                 return Ok(Fate::Gone);
             }
+            Err(error) if error.is_bad_medium() => return self.set_unread_aside(id),
             other => other?,
         };
         let mut rescue = Rescue::begin(&*packs.shelf)?;
         let look = pack_look::whole(id, &*object, &mut |_| Ok(()), &mut |block| rescue.append(&block))?;
         if look.is_whole() {
+            doubts::settle(&*packs.shelf, &id);
             return Ok(Fate::Whole);
         }
         let saved: BTreeSet<ChunkId> =
@@ -132,6 +141,7 @@ impl Repository {
             let pack = rescue.keep()?;
             packs.index.remove(&[id])?;
             packs.index.add(&[pack])?;
+            doubts::settle(&*packs.shelf, &id);
             tracing::warn!(pack = %id, "a pack was damaged where it says things twice; it is whole again");
             return Ok(Fate::Mended);
         }
@@ -142,10 +152,26 @@ impl Repository {
         };
         packs.index.remove(&[id])?;
         packs.index.add(&rescued.into_iter().collect::<Vec<_>>())?;
+        doubts::settle(&*packs.shelf, &id);
         let (saved_chunks, lost_chunks) = (saved.len() as u64, lost.len() as u64);
         tracing::error!(pack = %id, %to, saved_chunks, lost_chunks, "a damaged pack was set aside");
         self.worry();
         Ok(Fate::SetAside { to: to.to_string(), saved_chunks, lost_chunks })
+    }
+
+    /// Sets a pack aside that the medium does not even let open: nothing of it can be saved.
+    fn set_unread_aside(&self, id: PackId) -> Result<Fate> {
+        let packs = &*self.packs;
+        let lost_chunks = packs.index.chunks_of(id)?.len() as u64;
+        let to = {
+            let _nobody_commits = Lock::exclusive(&self.lock("prune"))?;
+            self.move_aside(&layout::pack(&id))?
+        };
+        packs.index.remove(&[id])?;
+        doubts::settle(&*packs.shelf, &id);
+        tracing::error!(pack = %id, %to, lost_chunks, "a pack that the disk cannot read was set aside");
+        self.worry();
+        Ok(Fate::SetAside { to: to.to_string(), saved_chunks: 0, lost_chunks })
     }
 
     /// Mends a damaged record, or sets it aside, so that its set can go on: the one before it is the newest then, and a source
@@ -153,10 +179,16 @@ impl Repository {
     pub(crate) fn set_record_aside(&self, name: &ObjectName) -> Result<Fate> {
         let shelf = &*self.packs.shelf;
         let _commit = Lock::exclusive(&self.lock("commit"))?;
-        if self.records.load(name).is_ok() {
-            return Ok(Fate::Whole);
+        match self.records.load(name) {
+            Ok(_) => return Ok(Fate::Whole),
+            Err(error) if is_damage(&error) => {}
+            // A disk that was away for a moment makes no record a damaged one.
+            Err(error) => return Err(error),
         }
-        let bytes = shelf.get(name).ok();
+        let bytes = match shelf.get(name) {
+            Err(error) if !error.is_bad_medium() => return Err(error.into()),
+            read => read.ok(),
+        };
         if let Some(bytes) = bytes.as_deref().and_then(mend) {
             shelf.put(name, &bytes)?;
             if self.records.load(name).is_ok() {
