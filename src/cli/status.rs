@@ -180,7 +180,7 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
     }
     if !health.damaged.is_empty() {
         output.line(
-            "    `lan-backup send` on the source brings back what it still has; `lan-backup verify` names every file",
+            "    `lan-backup send` on the source brings back what it still has; `lan-backup verify` names what is hit, and what can be done",
         );
     }
     for mark in &health.healed {
@@ -237,7 +237,7 @@ pub fn described(mark: &Mark) -> String {
     let name = format!("snapshot {} (number {}{set})", mark.snapshot.short(), mark.sequence);
     let since = local_time(mark.found_at);
     if mark.record_lost {
-        return format!("{name} is lost: its record was damaged (found {since})");
+        return format!("{name} is lost: its record was damaged, or is gone (found {since})");
     }
     let files = match mark.file_count() {
         0 => "has lost parts of its lists".to_owned(),

@@ -4,7 +4,7 @@ use crate::model::{Mark, SetName, SnapshotInfo};
 use crate::store::doubts::{self, Doubt};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
-use crate::store::marks;
+use crate::store::marks::{self, MAX_MARK_FILES};
 use crate::store::repository::Repository;
 use crate::store::verify::reach::Reach;
 use crate::store::verify::{DamagedSnapshot, Looked};
@@ -42,8 +42,8 @@ impl Repository {
                 record_lost: hit.record_lost,
                 manifest_hit: hit.manifest_hit,
                 lost_chunks: hit.lost_chunks,
-                files: hit.files.clone(),
-                more_files: hit.more_files,
+                files: hit.files.iter().take(MAX_MARK_FILES).cloned().collect(),
+                more_files: hit.more_files + hit.files.len().saturating_sub(MAX_MARK_FILES) as u64,
                 witnesses: hit.witnesses.clone(),
                 healed_at: None,
             };
@@ -54,8 +54,8 @@ impl Repository {
         let hit: HashSet<_> = damaged.iter().map(|hit| hit.snapshot).collect();
         let mut healed = Vec::new();
         for mark in known.values().filter(|mark| mark.healed_at.is_none() && !hit.contains(&mark.snapshot)) {
-            if looked.small.forgotten.contains(&mark.snapshot) {
-                // Let go by a rule: whole or not, nobody asks any more.
+            if looked.small.forgotten.contains(&mark.snapshot) || looked.small.given_up.contains(&mark.snapshot) {
+                // Let go by a rule, or by a person: whole or not, nobody asks any more.
                 shelf.delete(&layout::mark(&mark.snapshot))?;
                 continue;
             }

@@ -110,7 +110,10 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
             report.repaired.push(Repaired { path, problem, fate: Fate::Mended });
         }
     }
-    repository.packs.index.build_anew()?;
+    if let Err(error) = repository.packs.index.build_anew() {
+        // It is as it was: a pack that cannot be read at the moment, or a disk that is full, is no reason to repair nothing else.
+        tracing::warn!(error = &error as &dyn std::error::Error, "the index was not built anew");
+    }
     let lacking: Vec<ChunkId> = looked.hurt.iter().flat_map(|hurt| &hurt.lack.chunks).copied().collect();
     if !lacking.is_empty() {
         // It should not be there; that is no reason to leave it there.

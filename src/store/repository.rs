@@ -262,6 +262,8 @@ impl Repository {
             return Ok(there);
         }
         let receipt = self.receipt(id, from)?;
+        // Given up while it was not here: that is over. Before the record, so that it never counts for one that is here.
+        self.forgotten.end_given_up(&id)?;
         Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
     }
 

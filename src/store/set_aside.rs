@@ -7,7 +7,7 @@
 //! A pack of which nothing is lost (its trailer or a header was hit, which stand there twice) is written anew under its own name,
 //! which is the hash of everything in it.
 
-use crate::model::{Block, ChunkId, Forgotten, PackId, Receipt, Record, SignedRecord, SnapshotId};
+use crate::model::{Block, ChunkId, PackId, Receipt, Record, SignedRecord};
 use crate::platform::lock::Lock;
 use crate::signer;
 use crate::store::doubts;
@@ -17,12 +17,10 @@ use crate::store::layout::{self, ObjectName, PACK_MAGIC};
 use crate::store::mend::mend;
 use crate::store::pack::{PackedBlock, Trailer};
 use crate::store::pack_look;
-use crate::store::records::All;
 use crate::store::repository::Repository;
 use crate::store::shelf::{Draft, Shelf};
-use crate::store::verify::small;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// What became of a damaged file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,17 +50,6 @@ pub enum Fate {
         /// Chunks that are lost with it.
         lost_chunks: u64,
     },
-}
-
-/// A snapshot whose record lies aside: what it needs is not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostRecord {
-    /// Which.
-    pub id: SnapshotId,
-    /// Its place in the chain of its set.
-    pub sequence: u64,
-    /// Where its record lay in the repository.
-    pub name: ObjectName,
 }
 
 /// What lies there is wrong, or the medium cannot give it.
@@ -236,45 +223,6 @@ impl Repository {
         let latest = after.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MIN);
         let received_at = before.map_or(latest, |before| latest.max(before.info.receipt.received_at));
         Ok(Some(Renewed { receipt: Receipt { record: id, received_at, from }, record, signed }))
-    }
-
-    /// Records that lie aside, have no good successor of their name, and belong to snapshots that are not given up: what these need is
-    /// not known. `all` must have been listed before.
-    pub(crate) fn unknown_needs(
-        &self,
-        all: &All,
-        forgotten: &HashMap<SnapshotId, Forgotten>,
-        now: Timestamp,
-    ) -> Result<Vec<LostRecord>> {
-        let aside = small::set_aside(self)?;
-        if aside.is_empty() {
-            return Ok(Vec::new());
-        }
-        let given_up = self.forgotten.given_up()?;
-        let is_open = |id: &SnapshotId| {
-            let over = forgotten.get(id).is_some_and(|mark| mark.until <= now);
-            all.find(id).is_none() && !given_up.contains_key(id) && !over
-        };
-        let open = aside.into_iter().filter(|(id, _)| is_open(id));
-        let mut open: Vec<_> = open.map(|(id, (sequence, name))| LostRecord { id, sequence, name }).collect();
-        open.sort_by_key(|lost| (lost.sequence, lost.id));
-        Ok(open)
-    }
-
-    /// Snapshots whose records lie aside, and that keep everything here from being thrown away.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn lost_records(&self) -> Result<Vec<LostRecord>> {
-        self.unknown_needs(&self.records.all()?, &self.forgotten.all()?, self.packs.clock.now())
-    }
-
-    /// A person lets a snapshot go whose record lies aside: what only it needs may be thrown away.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn give_up(&self, lost: &LostRecord) -> Result<()> {
-        self.forgotten.give_up(&lost.id, self.packs.clock.now())
     }
 
     /// Sets all records aside that are damaged for certain. Returns how many could not be mended.

@@ -6,7 +6,7 @@
 //! by chunk, and by what a person has: which files of which snapshots.
 //!
 //! Bounded: a block for each core, the ids of lost chunks, and for each chunk of the snapshots' lists about a hundred bytes,
-//! however many snapshots share it. Names of files that are hit are counted beyond [`MAX_MARK_FILES`].
+//! however many snapshots share it. Names of files that are hit are counted beyond [`MAX_NAMED_FILES`].
 //!
 //! | file | what |
 //! |---|---|
@@ -47,6 +47,9 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+/// Files that are hit and are named, of all snapshots of a repository together: some ten megabytes of names. Of each snapshot at least as many
+/// as a mark holds.
+const MAX_NAMED_FILES: usize = 100_000;
 /// What is said of a pack that is missed.
 pub(crate) const GONE: &str = "it was there, and is gone";
 
@@ -81,6 +84,8 @@ pub struct DamagedFile {
     pub chunks: Vec<ChunkId>,
     /// How many more there are.
     pub more_chunks: u64,
+    /// A repair mends it, or sets it aside.
+    pub repairable: bool,
 }
 
 /// A snapshot that lacks something.
@@ -98,8 +103,10 @@ pub struct DamagedSnapshot {
     pub sequence: u64,
     /// When it came.
     pub received_at: Option<Timestamp>,
-    /// The record itself is damaged: nothing of the snapshot can be listed.
+    /// The record itself is damaged or gone: nothing of the snapshot can be listed.
     pub record_lost: bool,
+    /// It is the record of the newest of its set that is lost: its source brings that again.
+    pub newest: bool,
     /// The list of its entries is hit: files beyond those that are named may be lost.
     pub manifest_hit: bool,
     /// Chunks that it needs and that are lost.
@@ -243,12 +250,13 @@ pub(crate) fn look(
     small.notes.extend(trash::look(packs, if data { Depth::Data } else { Depth::Trailer }, &all, shutdown)?);
     small.notes.extend(fading(repository, &small, &gone, shutdown)?);
     let mut finder = HitFinder::new(packs, &all);
-    let mut hurt = Vec::new();
+    let (mut hurt, mut room) = (Vec::new(), MAX_NAMED_FILES);
     for (kept, lack) in lacks {
         if shutdown.is_stopped() {
             return Err(Error::Stopped);
         }
-        let hits = finder.find(&kept.record.manifest, MAX_MARK_FILES)?;
+        let hits = finder.find(&kept.record.manifest, room.max(MAX_MARK_FILES))?;
+        room = room.saturating_sub(hits.files.len());
         hurt.push(Hurt { kept, lack, hits });
     }
     // What became of the doubts: this is known now, or must not be forgotten.

@@ -109,3 +109,48 @@ fn remove(path: &Path, suffixes: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{self, Compression, Encoder};
+    use crate::model::{Alias, Fingerprint};
+    use crate::platform::clock::ManualClock;
+    use crate::signer::SigningKey;
+    use crate::store::Store;
+    use std::sync::Arc;
+
+    #[test]
+    fn an_index_is_built_anew_where_there_is_no_room_for_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let (store, _) = Store::open_or_create(folder.path(), clock, SigningKey::from_bytes(&[9; 32])).unwrap();
+        let (owner, signer) = (Fingerprint::from_bytes([1; 32]), SigningKey::from_bytes(&[1; 32]).public());
+        let repository = store.create_repository(owner, &signer, Alias::new("laptop")).unwrap();
+        let chunks: Vec<_> = (0..2000_u32).map(|n| bytes::Bytes::copy_from_slice(&n.to_le_bytes())).collect();
+        let chunks: Vec<_> = chunks.into_iter().map(|bytes| (codec::chunk_id(&bytes), bytes)).collect();
+        let mut writer = repository.begin_pack().unwrap();
+        for chunks in chunks.chunks(100) {
+            writer.append(&Encoder::new(Compression::default()).encode(chunks)).unwrap();
+        }
+        writer.finish().unwrap();
+        repository.sync().unwrap();
+        let home = repository.lock("index").ancestors().nth(2).unwrap().to_owned();
+        let (mut index, _) = Index::open(&home, Arc::clone(&repository.packs.shelf)).unwrap();
+        index.draft_pages = 10;
+        let draft = home.join(format!("{INDEX_FILE}.new"));
+        assert!(index.build(&draft).unwrap_err().is_full(), "the control: it does not fit beside the old one");
+        index.build_anew().unwrap();
+        let ids: Vec<_> = chunks.iter().map(|(id, _)| *id).collect();
+        assert!(index.find(&ids).unwrap().iter().all(Option::is_some));
+        assert!(ALL.iter().all(|end| !home.join(format!("{INDEX_FILE}.new{end}")).exists()));
+        // Where something else stands in the way, the old one stays, and no draft is left.
+        let pack = index.packs().unwrap()[0].id;
+        let path = home.join(layout::pack(&pack).as_str());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(index.build_anew().is_err());
+        assert!(index.find(&ids).unwrap().iter().all(Option::is_some));
+        assert!(ALL.iter().all(|end| !home.join(format!("{INDEX_FILE}.new{end}")).exists()));
+    }
+}
