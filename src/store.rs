@@ -22,14 +22,16 @@
 //! | [`recovery`], `unusable` | what opening finds after a crash, and repositories that cannot be opened |
 //! | [`local_vault`] | a repository for the engines |
 //! | [`verify`], `lists`, `pack_look` | is everything here, and is it what it was |
-//! | [`repair`], [`set_aside`], `mend`, `losses` | saving what is good, setting aside what is not, marks of what is lost |
-//! | [`marks`], [`scrub`], [`scrubber`], [`health`] | what is known about damage, and when what was read last |
+//! | [`repair`], [`set_aside`], `mend`, `losses`, [`given_up`] | saving what is good, setting aside what is not, marks of what is lost, what a person lets go |
+//! | [`marks`], [`doubts`], [`scrub`], [`scrubber`], [`health`] | what is known about damage, and when what was read last |
 
 mod copies;
+pub mod doubts;
 mod durable_folders;
 pub mod error;
 pub mod folder_shelf;
 mod forgotten;
+pub mod given_up;
 pub mod health;
 mod index;
 pub mod layout;

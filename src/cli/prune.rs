@@ -36,8 +36,9 @@ pub struct Args {
     /// Go on forgetting in a set in which that was stopped, after you have looked at the snapshots named there
     #[arg(long, value_name = "SET", conflicts_with = "dry_run")]
     release: Option<SetName>,
-    /// Let a snapshot go whose record was damaged and lies in quarantine, so that what is not needed can be thrown away again. Its
-    /// data goes with the next `prune`, for good
+    /// Let a snapshot go of which nobody knows what it needs, so that what is not needed can be thrown away again: its record was
+    /// damaged and lies in quarantine, or is gone, and its data goes with the next `prune`, for good; or its lists are damaged, and what can be
+    /// read of it goes when the trash days are over
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["dry_run", "release"])]
     give_up: Option<String>,
     /// Only show what would be done
@@ -106,27 +107,26 @@ fn release(
 
 /// A person has looked, and lets one snapshot go that nobody can read any more.
 fn give_up(policy: &Policy, store: &Store, text: &str, output: &Output) -> Result<ExitStatus, Error> {
-    let mut fitting = Vec::new();
-    for repository in policy.repositories(store)? {
-        let lost = repository.lost_records()?.into_iter();
+    let (mut fitting, text) = (Vec::new(), text.to_lowercase());
+    for repository in policy.repositories(store)?.into_iter().filter(|_| text.len() >= MIN_PREFIX) {
+        let lost = repository.can_be_given_up(&text)?.into_iter();
         fitting.extend(lost.map(|lost| (repository.clone(), lost)));
     }
-    let text = text.to_lowercase();
-    fitting.retain(|(_, lost)| text.len() >= MIN_PREFIX && lost.id.to_string().starts_with(&text));
     let [(repository, lost)] = &fitting[..] else {
         let problem = match fitting.len() {
-            0 => format!("no snapshot `{text}` has its record in quarantine"),
+            0 => format!("no snapshot `{text}` has lost its record or its lists, other than the newest of its set"),
             count => format!("`{text}` may be any of {count} snapshots"),
         };
         return Err(Error::usage(problem, "`lan-backup prune --dry-run` names the one that stands in the way"));
     };
-    repository.give_up(lost)?;
+    repository.give_up(lost, policy.options().trash)?;
     output.event("gave-up", json!({ "alias": repository.alias(), "snapshot": lost.id, "sequence": lost.sequence }));
     output.say(&format!(
-        "{}: snapshot {} (number {} of its set) is given up; the next `prune` throws away what only it needs",
+        "{}: snapshot {} (number {} of its set) is given up; {} throws away what only it needs",
         repository.alias(),
         lost.id.short(),
-        lost.sequence
+        lost.sequence,
+        if lost.by_lists { "`prune` after the trash days" } else { "the next `prune`" }
     ));
     Ok(ExitStatus::Done)
 }

@@ -4,7 +4,7 @@ use crate::cli::ExitStatus;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::settings::Globals;
-use crate::cli::verify::{counted, tell, tell_file, tell_snapshot};
+use crate::cli::verify::{Shown, counted, hints, tell, tell_file, tell_snapshot};
 use crate::daemon::Error;
 use crate::daemon::service::{open_store, store_to_open};
 use crate::model::text::clean;
@@ -42,7 +42,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         }
     }
     let (store, recovery) = open_store(&context, args.store.clone()).await?;
-    recovery.to_string().lines().for_each(|line| output.say(line));
+    recovery.before_a_look().to_string().lines().for_each(|line| output.say(line));
     let folder = store.folder().display().to_string();
     let progress = Arc::new(Progress::new(output.clone()));
     let monitor = progress.clone();
@@ -51,18 +51,18 @@ pub async fn run(globals: &Globals, args: Args, output: Output, shutdown: Shutdo
         let findings = looking.await.map_err(|_| Error::Stopped)?;
         progress.finish();
         let findings = findings?;
-        tell(&findings, &folder, &output);
+        tell(&findings, &folder, Shown::by(globals), &output);
         return Ok(if findings.is_clean() { ExitStatus::Done } else { ExitStatus::Failed });
     }
     let repairing = tokio::task::spawn_blocking(move || repair(&store, &*monitor, &shutdown));
     let report = repairing.await.map_err(|_| Error::Stopped)?;
     progress.finish();
     let report = report?;
-    show(&report, &folder, &output);
+    show(&report, &folder, Shown::by(globals), &output);
     Ok(if report.is_whole() { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
-fn show(report: &RepairReport, folder: &str, output: &Output) {
+fn show(report: &RepairReport, folder: &str, shown: Shown, output: &Output) {
     for repaired in &report.repaired {
         show_one(repaired, output);
     }
@@ -70,7 +70,7 @@ fn show(report: &RepairReport, folder: &str, output: &Output) {
         tell_file(file, output);
     }
     for snapshot in &report.damaged {
-        tell_snapshot(snapshot, output);
+        tell_snapshot(snapshot, shown, output);
     }
     for mark in &report.healed {
         show_healed(mark, None, output);
@@ -94,10 +94,7 @@ fn show(report: &RepairReport, folder: &str, output: &Output) {
             .talk("hint: what could not be repaired is named above; a copy of that file from another disk would help");
     }
     if !report.damaged.is_empty() {
-        output.talk(
-            "hint: run `lan-backup send` on the source now: what it still has is sent again by itself; all files that are not \
-             named can be restored",
-        );
+        hints(&report.damaged, shown).iter().for_each(|hint| output.talk(&format!("hint: {hint}")));
     }
 }
 

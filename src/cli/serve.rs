@@ -144,12 +144,12 @@ async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
         match news {
             News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
             News::Damaged(snapshot) => {
-                verify::tell_snapshot(&snapshot, &output);
+                verify::tell_snapshot(&snapshot, verify::Shown::Few, &output);
                 // One damaged pack hits a hundred snapshots of one source, and one run of `send` heals them.
-                if told.insert((snapshot.repository, snapshot.set.clone())) {
-                    output.talk(
-                        "hint: run `lan-backup send` on its source now: what that still has comes back by itself",
-                    );
+                for hint in verify::hints(std::slice::from_ref(&snapshot), verify::Shown::Few) {
+                    if told.insert(hint.clone()) {
+                        output.talk(&format!("hint: {hint}"));
+                    }
                 }
             }
             News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),

@@ -173,29 +173,45 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
     output.row(&json!({
         "kind": "health", "alias": alias, "damaged": health.damaged, "healed": health.healed,
         "packsSetAside": health.packs_set_aside, "filesSetAside": health.files_set_aside, "packs": health.packs,
-        "packsNeverRead": health.packs_never_read, "oldestRead": health.oldest_read, "lookedAt": health.looked_at,
+        "inDoubt": health.in_doubt, "gone": health.gone, "packsNeverRead": health.packs_never_read, "oldestRead": health.oldest_read, "lookedAt": health.looked_at,
     }));
     for mark in &health.damaged {
         output.line(&format!("  DAMAGED: {}: {}", alias, described(mark)));
     }
     if !health.damaged.is_empty() {
         output.line(
-            "    `lan-backup send` on the source brings back what it still has; `lan-backup verify` names every file",
+            "    `lan-backup send` on the source brings back what it still has; `lan-backup verify` names what is hit, and what can be done",
         );
     }
     for mark in &health.healed {
         let at = mark.healed_at.map(local_time).unwrap_or_default();
         output.line(&format!("  healed {at}: {alias}: snapshot {}, everything is there again", mark.snapshot.short()));
     }
+    for pack in &health.gone {
+        output.line(&format!(
+            "  GONE: {alias}: pack {pack} was there, and is not; `lan-backup verify` says what needs it"
+        ));
+    }
+    for pack in &health.in_doubt {
+        output.line(&format!("  IN DOUBT: {alias}: pack {pack} could not give what it should"));
+    }
+    if !health.in_doubt.is_empty() {
+        output.line("    `lan-backup repair` saves what is good of it; so does a running `serve`");
+    }
     let aside = health.packs_set_aside + health.files_set_aside;
     if aside > 0 {
+        // A record that lies there keeps what its snapshot needs from being thrown away.
+        let is_well = health.is_well() && repository.lost_records()?.is_empty();
         let plural = if aside == 1 { "damaged file lies" } else { "damaged files lie" };
-        output.line(&format!("  {alias}: {aside} {plural} in `quarantine`"));
+        output.line(&format!("  {alias}: {aside} {plural} in `quarantine`; {}", of_aside(is_well)));
     }
     match (health.oldest_read, health.packs_never_read) {
-        (Some(at), _) => {
+        (Some(at), _) if health.is_well() => {
             let at = local_time(at);
             output.line(&format!("  {alias}: every byte was read and found right since {at}"));
+        }
+        (Some(at), _) => {
+            output.line(&format!("  {alias}: the packs that are here were all read since {}", local_time(at)));
         }
         (None, 0) => {}
         (None, left) => {
@@ -205,7 +221,16 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
             ));
         }
     }
-    Ok(health.damaged.is_empty())
+    Ok(health.is_well())
+}
+
+/// What a person may do with what was set aside.
+fn of_aside(is_well: bool) -> &'static str {
+    if is_well {
+        "what was good of them lives on, and nothing is lacking: they may be deleted"
+    } else {
+        "leave them there while something is lacking: a better copy may make one whole"
+    }
 }
 
 /// A mark in one line.
@@ -214,7 +239,7 @@ pub fn described(mark: &Mark) -> String {
     let name = format!("snapshot {} (number {}{set})", mark.snapshot.short(), mark.sequence);
     let since = local_time(mark.found_at);
     if mark.record_lost {
-        return format!("{name} is lost: its record was damaged (found {since})");
+        return format!("{name} is lost: its record was damaged, or is gone (found {since})");
     }
     let files = match mark.file_count() {
         0 => "has lost parts of its lists".to_owned(),

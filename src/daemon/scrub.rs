@@ -102,11 +102,12 @@ async fn run(options: ScrubOptions, news: mpsc::Sender<News>, shutdown: Shutdown
         let brake = looked.is_none_or(|at| instant.saturating_duration_since(at) >= IDLE_PAUSE);
         let step = tokio::task::spawn_blocking(move || {
             let mut scrubber = working.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut news = if brake { scrubber.look_at_brake(&stopping)? } else { Vec::new() };
-            let rest = Step { rest_until: Some(Timestamp::MAX), ..Step::default() };
-            let step = if reads { scrubber.step(now, &stopping)? } else { rest };
-            news.extend(step.news);
-            Ok(Step { news, ..step })
+            if brake {
+                let news = scrubber.look_at_brake(&stopping)?;
+                // They go out with the step, or with the next one that does not fail.
+                scrubber.keep(news);
+            }
+            if reads { scrubber.step(now, &stopping) } else { Ok(scrubber.rest()) }
         });
         looked = if brake { Some(instant) } else { looked };
         wait = match step.await {

@@ -104,6 +104,16 @@ impl ForgottenMarks {
         Ok(self.shelf.put(&layout::given_up_mark(id, now), seal(&json).as_bytes())?)
     }
 
+    /// Takes that away again: its record is in its place.
+    pub(crate) fn end_given_up(&self, id: &SnapshotId) -> Result<()> {
+        for name in self.shelf.list(&layout::given_up())? {
+            if layout::timed_parts(&name).is_some_and(|(_, marked)| marked == *id) {
+                self.shelf.delete(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One mark, read from the disk.
     pub(crate) fn load(&self, name: &ObjectName, id: SnapshotId) -> Result<Option<Forgotten>> {
         let object = match self.shelf.open(name) {

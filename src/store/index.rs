@@ -7,12 +7,15 @@
 //! Several processes share one file (WAL). One that builds it anew makes another beside it and puts that in its place when it is complete; the
 //! others notice by the file's identity and open that.
 
+pub(crate) mod build;
 pub(crate) mod table;
 
 use crate::model::{ChunkId, PackId};
 use crate::platform::fs;
 use crate::platform::lock::Lock;
+use crate::store::doubts::{self, Doubt};
 use crate::store::error::{Error, Result};
+use crate::store::index::build::failed;
 use crate::store::index::table::{ChunkRow, PackRow, PackRows, Place, Summary, Trouble};
 use crate::store::layout::{self, INDEX_FILE, LOCKS};
 use crate::store::pack::Trailer;
@@ -30,6 +33,8 @@ const DOUBT_PAUSE: Duration = Duration::from_mins(10);
 const PACKS_PER_TRANSACTION: usize = 256;
 /// Rows of one page of a look at all chunks: some milliseconds during which others wait.
 const PAGE: usize = 8192;
+/// Packs that are found to be gone at once and are written down one by one. So many, and a look is sure to follow, and to find the rest missing.
+const MAX_NEW_DOUBTS: usize = 256;
 
 /// A pack that is durable, with what the index has to know of it.
 #[derive(Clone, Debug)]
@@ -82,16 +87,19 @@ pub(crate) struct Index {
     lock: PathBuf,
     shelf: Arc<dyn Shelf>,
     state: Mutex<State>,
+    /// So many pages fit on a disk beside the old index.
+    #[cfg(test)]
+    draft_pages: u32,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     open: Option<Open>,
     checked: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Open {
+pub(crate) struct Open {
     connection: Connection,
     identity: Option<(u64, u64)>,
     version: i64,
@@ -102,7 +110,14 @@ impl Index {
     /// The index in `folder` of the packs on `shelf`, in agreement with them.
     pub(crate) fn open(folder: &Path, shelf: Arc<dyn Shelf>) -> Result<(Self, Reconciled)> {
         let lock = folder.join(LOCKS).join("index");
-        let index = Self { path: folder.join(INDEX_FILE), lock, shelf, state: Mutex::default() };
+        let index = Self {
+            path: folder.join(INDEX_FILE),
+            lock,
+            shelf,
+            state: Mutex::default(),
+            #[cfg(test)]
+            draft_pages: u32::MAX - 1,
+        };
         let absent = fs::metadata_if_there(&index.path)?.is_none();
         let mut built = 0;
         if absent && !index.listed()?.is_empty() {
@@ -218,23 +233,28 @@ impl Index {
         if !gone.is_empty() {
             let gone_ids: Vec<PackId> = gone.iter().map(|number| known[number].id).collect();
             // What prune throws away has not vanished: it takes out the row first, and once more when it empties the trash. Nor has what a backup
-            // brings back from there. All of that may be on its way, so both places are looked at before and after the rows.
-            let trashed = || {
-                let names = self.shelf.list(&layout::trash())?;
-                Ok::<HashSet<PackId>, Error>(
-                    names.iter().filter_map(layout::trashed_parts).map(|(pack, _)| pack).collect(),
-                )
-            };
-            let mut elsewhere = trashed()?;
+            // brings back from there, nor what was set aside. All of that may be on its way, so the places are looked at before and after the rows.
+            let mut elsewhere = doubts::elsewhere(&*self.shelf)?;
+            // Only the index knows what they held, and it forgets that now. Who asks for what is lost looks into it, whenever that is.
+            let missed: Vec<PackId> = gone_ids.iter().copied().filter(|id| !elsewhere.contains(id)).collect();
+            for id in missed.iter().take(MAX_NEW_DOUBTS) {
+                doubts::try_save(&*self.shelf, &Doubt::held(*id, self.chunks_of(*id)?));
+            }
             let (mut vanished, _) = self.ask(|open| {
                 let there: HashSet<PackId> = open.packs.values().map(|pack| pack.id).collect();
                 forget(open, &gone, &gone_ids)?;
                 Ok(gone_ids.iter().copied().filter(|id| there.contains(id)).collect::<Vec<_>>())
             })?;
             for _ in 0..2 {
-                elsewhere.extend(trashed()?);
+                elsewhere.extend(doubts::elsewhere(&*self.shelf)?);
                 listed = self.listed()?.into_iter().collect();
                 vanished.retain(|pack| !elsewhere.contains(pack) && !listed.contains(pack));
+            }
+            for id in missed.iter().filter(|id| elsewhere.contains(id) || listed.contains(id)) {
+                doubts::settle(&*self.shelf, id);
+            }
+            for id in &vanished {
+                tracing::warn!(pack = %id, "the index names a pack that is not here");
             }
             result.vanished = vanished;
             // What is back may have been forgotten here after it was added there.
@@ -244,24 +264,30 @@ impl Index {
         new.sort();
         self.shelf.confirm(&new.iter().map(layout::pack).collect::<Vec<_>>())?;
         for ids in new.chunks(PACKS_PER_TRANSACTION) {
-            let packs = self.read_trailers(ids, &mut result.unreadable)?;
+            let mut bad = Vec::new();
+            let packs = self.read_trailers(ids, &mut bad)?;
+            result.unreadable.extend(bad.into_iter().map(|(id, error)| (id, error.to_string())));
             result.added += packs.len() as u64;
             self.add(&packs)?;
         }
         Ok(result)
     }
 
-    fn read_trailers(&self, ids: &[PackId], bad: &mut Vec<(PackId, String)>) -> Result<Vec<IndexedPack>> {
+    fn read_trailers(&self, ids: &[PackId], bad: &mut Vec<(PackId, Error)>) -> Result<Vec<IndexedPack>> {
         let mut packs = Vec::with_capacity(ids.len());
         for id in ids {
             let object = match self.shelf.open(&layout::pack(id)) {
                 Err(error) if error.is_not_found() => continue,
-                other => other?,
+                // One bad pack, or one bad sector, does not hide the others.
+                Err(error) => {
+                    bad.push((*id, error.into()));
+                    continue;
+                }
+                Ok(object) => object,
             };
             match Trailer::of(*id, &*object) {
                 Ok((trailer, length)) => packs.push(IndexedPack::of(*id, length, &trailer)),
-                // One bad pack, or one bad sector, does not hide the others.
-                Err(error) => bad.push((*id, error.to_string())),
+                Err(error) => bad.push((*id, error)),
             }
         }
         Ok(packs)
@@ -278,15 +304,14 @@ impl Index {
         let first = self.current(&mut state).and_then(&mut question);
         let reason = match first {
             Ok(answer) => return Ok((answer, false)),
-            Err(Trouble::Fatal(error)) => return Err(Error::Index(Box::new(error))),
+            Err(fatal @ Trouble::Fatal(_)) => return Err(failed(fatal)),
             Err(Trouble::Corrupt(reason)) => reason,
         };
         tracing::warn!(path = %self.path.display(), reason, "the index is damaged and is built anew");
         self.rebuild(&mut state)?;
         match self.current(&mut state).and_then(&mut question) {
             Ok(answer) => Ok((answer, true)),
-            Err(Trouble::Fatal(error)) => Err(Error::Index(Box::new(error))),
-            Err(Trouble::Corrupt(reason)) => Err(Error::Index(reason.into())),
+            Err(trouble) => Err(failed(trouble)),
         }
     }
 
@@ -314,74 +339,12 @@ impl Index {
         Ok(open)
     }
 
-    /// Makes another file with all packs beside the old one, and puts it in its place once it is complete: others go on with the old one until
-    /// then, and never see half of it. The lock keeps two processes from doing so at once, and from opening what is about to go.
-    fn rebuild(&self, state: &mut State) -> Result<()> {
-        state.open = None;
-        let draft = self.path.with_file_name(format!("{INDEX_FILE}.new"));
-        {
-            let _locked = Lock::exclusive(&self.lock)?;
-            remove(&draft, &["", "-wal", "-shm", "-journal"])?;
-            let connection = table::open(&draft).map_err(failed)?;
-            let mut open = Open { connection, identity: None, version: 0, packs: PackRows::new() };
-            self.fill(&mut open, &self.listed()?)?;
-            // Everything in one file.
-            open.connection.pragma_update(None, "journal_mode", "delete").map_err(|error| failed(error.into()))?;
-            drop(open);
-            // What belongs to the old one must not be taken for the new one's. Cut here, the old one lacks its last rows, and opening it adds them.
-            remove(&self.path, &["-wal", "-shm", "-journal"])?;
-            fs::rename(&draft, &self.path)?;
-        }
-        // Who added or took out a pack meanwhile may have told the old one; the shelf was told before that.
-        let listed = self.listed()?;
-        let there: HashSet<PackId> = listed.iter().copied().collect();
-        let open = self.current(state).map_err(failed)?;
-        let gone: Vec<(i64, PackId)> = open.packs.iter().map(|(n, pack)| (*n, pack.id)).collect();
-        let (numbers, ids): (Vec<i64>, Vec<PackId>) = gone.into_iter().filter(|(_, id)| !there.contains(id)).unzip();
-        if !ids.is_empty() {
-            forget(open, &numbers, &ids).map_err(failed)?;
-        }
-        let known: HashSet<PackId> = open.packs.values().map(|pack| pack.id).collect();
-        let new: Vec<PackId> = listed.into_iter().filter(|id| !known.contains(id)).collect();
-        self.fill(open, &new)
-    }
-
     /// All packs on the shelf.
     fn listed(&self) -> Result<Vec<PackId>> {
         let mut ids: Vec<PackId> = self.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
         ids.sort();
         Ok(ids)
     }
-
-    /// Adds these packs, which survive a power cut before that.
-    fn fill(&self, open: &mut Open, ids: &[PackId]) -> Result<()> {
-        self.shelf.confirm(&ids.iter().map(layout::pack).collect::<Vec<_>>())?;
-        for ids in ids.chunks(PACKS_PER_TRANSACTION) {
-            let mut bad = Vec::new();
-            let packs = self.read_trailers(ids, &mut bad)?;
-            for (pack, reason) in bad {
-                tracing::error!(%pack, reason, "a pack cannot be read");
-            }
-            add(open, &packs).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-fn failed(trouble: Trouble) -> Error {
-    match trouble {
-        Trouble::Fatal(error) => Error::Index(Box::new(error)),
-        Trouble::Corrupt(reason) => Error::Index(reason.into()),
-    }
-}
-
-/// Deletes a file of SQLite's, and what belongs to it; fine when there is none.
-fn remove(path: &Path, suffixes: &[&str]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    for suffix in suffixes {
-        fs::remove_file(&path.with_file_name(format!("{name}{suffix}")))?;
-    }
-    Ok(())
 }
 
 fn add(open: &mut Open, packs: &[IndexedPack]) -> Result<(), Trouble> {

@@ -141,6 +141,22 @@ pub fn mark(snapshot: &SnapshotId) -> ObjectName {
     ObjectName::made(format!("damage/{snapshot}.json"))
 }
 
+/// Packs that could not give what they should, or are gone.
+pub fn doubts() -> ObjectName {
+    ObjectName::made("doubts".to_owned())
+}
+
+/// One of them.
+pub fn doubt(pack: &PackId) -> ObjectName {
+    ObjectName::made(format!("doubts/{pack}.json"))
+}
+
+/// The pack behind the name of a doubt.
+pub fn doubted_pack(name: &ObjectName) -> Option<PackId> {
+    let id = name.last().strip_suffix(".json")?.parse().ok()?;
+    (doubt(&id) == *name).then_some(id)
+}
+
 /// When each pack was read and found whole.
 pub fn scrub() -> ObjectName {
     ObjectName::made("scrub.json".to_owned())

@@ -12,7 +12,7 @@ use bytes::Bytes;
 const MAX_VISITS: u64 = 4 << 20;
 
 /// What is found on the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Found {
     /// A chunk of the stream's own bytes.
     Leaf(ChunkId),
@@ -20,6 +20,8 @@ pub(crate) enum Found {
     List(ChunkId),
     /// A list that could not: what it names, and what comes after it, is not known.
     Broken(ChunkId, Option<PackId>),
+    /// A list that cannot be read at the moment: what it names, and what comes after it, is not known, and nothing is said about it.
+    Unread(Error),
 }
 
 /// Gives the chunks of a stream to `each`, in order.
@@ -41,6 +43,8 @@ pub(crate) enum Read {
     Absent,
     /// It cannot be read from this pack.
     Damaged(PackId),
+    /// Its pack cannot be read at the moment: a network disk is away, a right is missing.
+    Unread(Error),
 }
 
 /// Reads a chunk of a list.
@@ -49,6 +53,10 @@ pub(crate) fn read(reader: &mut PlainReader<'_>, id: ChunkId) -> Result<Read> {
         Ok(Some(bytes)) => Ok(Read::Bytes(bytes)),
         Ok(None) => Ok(Read::Absent),
         Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. }) => Ok(Read::Damaged(pack)),
+        Err(error @ Error::Platform(_)) => {
+            tracing::error!(%id, error = &error as &dyn std::error::Error, "a list cannot be read at the moment");
+            Ok(Read::Unread(error))
+        }
         Err(error) => Err(error),
     }
 }
@@ -77,6 +85,10 @@ impl Walk {
         }
         let bytes = match read(reader, id)? {
             Read::Bytes(bytes) => bytes,
+            Read::Unread(error) => {
+                self.broken = true;
+                return each(reader, Found::Unread(error));
+            }
             absent_or_damaged => {
                 self.broken = true;
                 let pack = if let Read::Damaged(pack) = absent_or_damaged { Some(pack) } else { None };

@@ -3,9 +3,10 @@
 use crate::model::{Mark, Record, SetName, SnapshotId, SnapshotInfo};
 use crate::monitor::Silent;
 use crate::platform::shutdown::Shutdown;
+use crate::store::doubts::{self, Doubt};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
-use crate::store::marks;
+use crate::store::marks::{self, MAX_MARK_FILES};
 use crate::store::repository::Repository;
 use crate::store::verify::reach::{Lack, Reach};
 use crate::store::verify::{self, DamagedSnapshot, Looked, Share, VerifyOptions};
@@ -43,8 +44,8 @@ impl Repository {
                 record_lost: hit.record_lost,
                 manifest_hit: hit.manifest_hit,
                 lost_chunks: hit.lost_chunks,
-                files: hit.files.clone(),
-                more_files: hit.more_files,
+                files: hit.files.iter().take(MAX_MARK_FILES).cloned().collect(),
+                more_files: hit.more_files + hit.files.len().saturating_sub(MAX_MARK_FILES) as u64,
                 witnesses: hit.witnesses.clone(),
                 healed_at: None,
             };
@@ -55,13 +56,19 @@ impl Repository {
         let hit: HashSet<_> = damaged.iter().map(|hit| hit.snapshot).collect();
         let mut healed = Vec::new();
         for mark in known.values().filter(|mark| mark.healed_at.is_none() && !hit.contains(&mark.snapshot)) {
-            if looked.small.forgotten.contains(&mark.snapshot) {
-                // Let go by a rule: whole or not, nobody asks any more.
+            if looked.small.forgotten.contains(&mark.snapshot) || looked.small.given_up.contains(&mark.snapshot) {
+                // Let go by a rule, or by a person: whole or not, nobody asks any more.
                 shelf.delete(&layout::mark(&mark.snapshot))?;
                 continue;
             }
-            marks::heal(shelf, mark, now)?;
-            healed.push(mark.clone());
+            if looked.unread.is_empty() && looked.pass.unread.is_empty() {
+                marks::heal(shelf, mark, now)?;
+                healed.push(mark.clone());
+            }
+        }
+        let doubts = if looked.vanished.is_empty() { BTreeMap::new() } else { doubts::load(shelf)? };
+        for doubt in looked.vanished.iter().filter_map(|gone| doubts.get(&gone.pack)).filter(|doubt| !doubt.marked) {
+            doubts::save(shelf, &Doubt { marked: true, ..doubt.clone() })?;
         }
         marks::forget_healed(shelf, &known.into_values().collect::<Vec<_>>(), now)?;
         Ok(Losses { damaged, healed })
@@ -113,7 +120,8 @@ impl Repository {
             }
             let Some(kept) = self.records.all()?.find(&mark.snapshot).cloned() else { continue };
             let nothing_gone = HashSet::new();
-            if Reach::new(&self.packs, &nothing_gone).look(&kept.record)?.is_empty() {
+            let lack = Reach::new(&self.packs, &nothing_gone).look(&kept.record)?;
+            if lack.is_empty() && !lack.unread {
                 marks::heal(shelf, &mark, self.packs.clock.now())?;
                 tracing::info!(snapshot = %mark.snapshot, "a snapshot that had lost something is whole again");
                 healed.push(mark);

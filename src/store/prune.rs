@@ -22,7 +22,7 @@ pub mod census;
 pub mod choice;
 pub mod clock_watch;
 pub mod freezes;
-mod needed;
+pub(crate) mod needed;
 pub(crate) mod rewritten;
 pub mod sweep;
 pub(crate) mod trash;
@@ -94,6 +94,8 @@ pub enum Obstacle {
         set: SetName,
         /// Its place in the chain.
         sequence: u64,
+        /// Nothing of its set is newer.
+        newest: bool,
     },
     /// The clock has jumped, so nobody knows what is old.
     Clock {
@@ -119,10 +121,18 @@ impl Obstacle {
                  `lan-backup prune --give-up {}` lets go of what only it needs",
                 id.short()
             )),
-            Self::Record { .. } | Self::Snapshot { .. } => Some(
-                "`lan-backup verify` says what is damaged, and the next backup of that set mends what its device still has"
+            Self::Record { .. } => {
+                Some("`lan-backup repair` mends it or sets it aside, and says what can be done then".to_owned())
+            }
+            Self::Snapshot { newest: true, .. } => Some(
+                "`lan-backup verify` says what is damaged, and the next backup of that set brings back what its device still has"
                     .to_owned(),
             ),
+            Self::Snapshot { id, .. } => Some(format!(
+                "`lan-backup verify` says what is damaged; if another copy of this store has those packs, put them in their place; if not, and that \
+                 snapshot need not be kept, `lan-backup prune --give-up {}` forgets it",
+                id.short()
+            )),
         }
     }
 }
@@ -141,7 +151,7 @@ impl fmt::Display for Obstacle {
                 "the record of snapshot {} (number {sequence} of its set) was damaged and lies in `quarantine`, so nobody knows what that snapshot needs: nothing was thrown away",
                 id.short()
             ),
-            Self::Snapshot { id, set, sequence } => write!(
+            Self::Snapshot { id, set, sequence, .. } => write!(
                 f,
                 "the lists of snapshot {} (number {sequence} of set `{set}`) are damaged, so nobody knows what it needs: nothing was thrown away",
                 id.short()

@@ -45,6 +45,11 @@ impl RecoveryReport {
             && self.unusable_repositories.is_empty()
     }
 
+    /// The same for who looks at everything next, and names what is gone with what that has hit.
+    pub fn before_a_look(self) -> Self {
+        Self { vanished_packs: Vec::new(), ..self }
+    }
+
     pub(crate) fn add_index(&mut self, reconciled: Reconciled) {
         self.rebuilt_indexes += u64::from(reconciled.rebuilt);
         self.indexed_packs += reconciled.added;
@@ -71,9 +76,11 @@ impl fmt::Display for RecoveryReport {
         lines.extend(
             self.foreign_owner_logs.iter().map(|id| format!("repository {id} was kept by another device before")),
         );
-        lines.extend(self.vanished_packs.iter().map(|id| {
-            format!("pack {id} is gone: snapshots that need it are damaged, and `lan-backup verify` names them")
-        }));
+        lines.extend(
+            self.vanished_packs
+                .iter()
+                .map(|id| format!("pack {id} is gone: what needs it is damaged, and `lan-backup verify` names that")),
+        );
         lines.extend(self.unreadable_packs.iter().map(|(_, problem)| problem.clone()));
         lines.extend(self.unreadable_records.iter().map(|(_, problem)| problem.clone()));
         lines.extend(

@@ -10,12 +10,12 @@ use crate::monitor::{Monitor, Phase};
 use crate::platform::lock::Lock;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
-use crate::store::error::Result;
+use crate::store::error::{Error, Result};
 use crate::store::layout::{self, ObjectName, REPOSITORIES};
 use crate::store::prune::trash;
 use crate::store::repository::Repository;
 use crate::store::set_aside::Fate;
-use crate::store::verify::{self, DamagedFile, DamagedSnapshot, Findings, Share, VerifyOptions};
+use crate::store::verify::{self, DamagedFile, DamagedSnapshot, Findings, GONE, Share, VerifyOptions};
 use std::collections::BTreeSet;
 
 /// One file that was dealt with.
@@ -45,7 +45,8 @@ pub struct RepairReport {
 impl RepairReport {
     /// Everything that was ever acknowledged is there.
     pub fn is_whole(&self) -> bool {
-        self.left.is_empty() && self.damaged.is_empty()
+        let lies_there = |one: &Repaired| matches!(one.fate, Fate::Left { .. });
+        self.left.is_empty() && self.damaged.is_empty() && !self.repaired.iter().any(lies_there)
     }
 }
 
@@ -74,24 +75,29 @@ pub fn repair(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Resu
     Ok(report)
 }
 
+/// What cannot be set aside, most likely for want of room, is named and marked all the same, and keeps nothing else from being repaired.
+fn left(error: Error) -> Fate {
+    Fate::Left { why: error.to_string() }
+}
+
 /// Repairs one repository.
 fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor, shutdown: &Shutdown) -> Result<()> {
     let path = |name: &str| format!("{REPOSITORIES}/{}/{name}", repository.id());
     let none = BTreeSet::new();
     monitor.phase(Phase::Verify);
     let looked = verify::look(repository, VerifyOptions { data: Share::All }, &none, monitor, shutdown)?;
-    for id in &looked.vanished {
-        let (path, problem) = (path(layout::pack(id).as_str()), "it was there, and is gone".to_owned());
+    for doubt in &looked.vanished {
+        let (path, problem) = (path(layout::pack(&doubt.pack).as_str()), GONE.to_owned());
         report.repaired.push(Repaired { path, problem, fate: Fate::Gone });
     }
     for bad in &looked.pass.bad {
-        let fate = repository.set_pack_aside(bad.id)?;
+        let fate = repository.set_pack_aside(bad.id).unwrap_or_else(left);
         let (path, problem) = (path(layout::pack(&bad.id).as_str()), clean(&bad.problems.join("; ")));
         report.repaired.push(Repaired { path, problem, fate });
     }
     for (name, error) in &looked.small.bad {
         if error.is_damage() {
-            let fate = repository.set_record_aside(name)?;
+            let fate = repository.set_record_aside(name).unwrap_or_else(left);
             report.repaired.push(Repaired { path: path(name.as_str()), problem: error.to_string(), fate });
         }
     }
@@ -104,7 +110,10 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
             report.repaired.push(Repaired { path, problem, fate: Fate::Mended });
         }
     }
-    repository.packs.index.build_anew()?;
+    if let Err(error) = repository.packs.index.build_anew() {
+        // It is as it was: a pack that cannot be read at the moment, or a disk that is full, is no reason to repair nothing else.
+        tracing::warn!(error = &error as &dyn std::error::Error, "the index was not built anew");
+    }
     let lacking: Vec<ChunkId> = looked.hurt.iter().flat_map(|hurt| &hurt.lack.chunks).copied().collect();
     if !lacking.is_empty() {
         // It should not be there; that is no reason to leave it there.
@@ -114,7 +123,7 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
         };
         // Nobody has read them since they went there.
         for id in rescued {
-            let fate = repository.set_pack_aside(id)?;
+            let fate = repository.set_pack_aside(id).unwrap_or_else(left);
             if !matches!(fate, Fate::Whole | Fate::Gone) {
                 let (path, problem) =
                     (path(layout::pack(&id).as_str()), "it came back from the trash damaged".to_owned());
@@ -126,7 +135,9 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
     let after = verify::look(repository, VerifyOptions { data: Share::None }, &none, monitor, shutdown)?;
     let mut findings = Findings::default();
     after.tell(repository, &mut findings);
-    report.left.extend(findings.files);
+    // What was named is not named twice.
+    let named: BTreeSet<String> = report.repaired.iter().map(|repaired| repaired.path.clone()).collect();
+    report.left.extend(findings.files.into_iter().filter(|file| !named.contains(&file.path)));
     let losses = repository.mark_losses(&after)?;
     report.damaged.extend(losses.damaged);
     report.healed.extend(losses.healed);

@@ -2,14 +2,15 @@
 
 use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
 use crate::model::{
-    Alias, Block, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, PackId, Receipt, Record, RepositoryId,
-    RepositoryParameters, SetName, SignedRecord, SnapshotId, SnapshotInfo,
+    Alias, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId, RepositoryParameters,
+    SetName, SignedRecord, SnapshotId, SnapshotInfo,
 };
 use crate::platform::Context;
 use crate::platform::clock::Clock;
 use crate::platform::lock::Lock;
 use crate::signer::{self, SigningKey};
 use crate::store::copies;
+use crate::store::doubts::Worries;
 use crate::store::error::{Error, Result};
 use crate::store::forgotten::ForgottenMarks;
 use crate::store::health::Health;
@@ -28,8 +29,6 @@ use crate::store::stream;
 use crate::store::unusable::goes_by;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -72,14 +71,7 @@ pub struct Repository {
     pub(crate) owners: OwnerLog,
     pub(crate) copied_from: Mutex<Option<Fingerprint>>,
     syncer: Mutex<Option<JoinHandle<()>>>,
-    doubts: Mutex<Doubts>,
-}
-
-/// What should be looked at soon: damage was met.
-#[derive(Debug, Default)]
-struct Doubts {
-    packs: BTreeSet<PackId>,
-    worried: bool,
+    pub(crate) worries: Mutex<Worries>,
 }
 
 impl Repository {
@@ -102,13 +94,14 @@ impl Repository {
         }
         let copied_from = Mutex::new(copies::load(&*shelf)?);
         let (index, reconciled) = Index::open(folder, Arc::clone(&shelf))?;
+        let worrying = !reconciled.vanished.is_empty() || !reconciled.unreadable.is_empty();
         report.add_index(reconciled);
         let records = Records::new(id, Arc::clone(&shelf));
         let bad = records.all()?.bad;
         report.unreadable_records.extend(bad.into_iter().map(|(name, error)| (name.to_string(), error.to_string())));
         let forgotten = ForgottenMarks::new(Arc::clone(&shelf));
         let packs = Arc::new(Packs { shelf, index, pending: Pending::default(), clock });
-        Ok(Self {
+        let repository = Self {
             config,
             folder: folder.to_owned(),
             packs,
@@ -117,8 +110,12 @@ impl Repository {
             owners,
             copied_from,
             syncer: Mutex::default(),
-            doubts: Mutex::default(),
-        })
+            worries: Mutex::default(),
+        };
+        if worrying {
+            repository.worry();
+        }
+        Ok(repository)
     }
 
     /// Its id.
@@ -196,31 +193,6 @@ impl Repository {
         PackWriter::begin(Arc::clone(&self.packs))
     }
 
-    /// Delivers blocks that together hold all of `ids`, each once, in an order that is kind to the packs, until `each` says
-    /// break. They may hold other chunks, too. Not checked: whoever decodes them checks them.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] before the first block when a chunk is not here; [`Error::Chunk`] names what is damaged.
-    pub fn read_blocks(&self, ids: &[ChunkId], each: &mut dyn FnMut(Block) -> ControlFlow<()>) -> Result<()> {
-        let result = self.packs.read_blocks(ids, each);
-        if let Err(Error::Chunk { pack, .. } | Error::Pack { pack, .. }) = &result {
-            self.doubts.lock().unwrap_or_else(PoisonError::into_inner).packs.insert(*pack);
-        }
-        result
-    }
-
-    /// Packs that could not give what they should since the last time, and whether anything was set aside.
-    pub fn take_doubts(&self) -> (BTreeSet<PackId>, bool) {
-        let Doubts { packs, worried } =
-            std::mem::take(&mut *self.doubts.lock().unwrap_or_else(PoisonError::into_inner));
-        (packs, worried)
-    }
-
-    /// Something was set aside: what it has hit should be looked for soon.
-    pub(crate) fn worry(&self) {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner).worried = true;
-    }
-
     /// All snapshots that can be read, by set and sequence; the forgotten ones too, marked, so that chains can be checked. What
     /// cannot be read is logged and does not hide the others.
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
@@ -285,6 +257,8 @@ impl Repository {
             return Ok(there);
         }
         let receipt = self.receipt(id, from)?;
+        // Given up while it was not here: that is over. Before the record, so that it never counts for one that is here.
+        self.forgotten.end_given_up(&id)?;
         Ok(self.records.save(record, signed.clone(), receipt)?.info.clone())
     }
 

@@ -5,8 +5,10 @@
 
 use crate::model::{Alias, Mark, PackId, RepositoryId, SetName, SnapshotId};
 use crate::monitor::Silent;
+use crate::platform;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
+use crate::store::doubts;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, REPOSITORIES};
 use crate::store::losses::Losses;
@@ -16,7 +18,7 @@ use crate::store::prune::freezes::Look;
 use crate::store::repository::Repository;
 use crate::store::scrub::{LOOK_PERIOD, Next, ScrubState};
 use crate::store::set_aside::Fate;
-use crate::store::verify::{self, DamagedSnapshot, Share, VerifyOptions};
+use crate::store::verify::{self, DamagedSnapshot, GONE, Share, VerifyOptions};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -77,6 +79,8 @@ pub struct Scrubber {
     unsaved: u32,
     /// Packs that could not be read or set aside, and when they are looked at again. Those that are damaged were told.
     later: HashMap<(RepositoryId, PackId), Later>,
+    /// What was found by a step that could not go on, and was not told yet.
+    kept: Vec<News>,
     /// What was told of the brake before.
     told: HashSet<(RepositoryId, SetName, SnapshotId, &'static str)>,
 }
@@ -91,7 +95,19 @@ struct Later {
 impl Scrubber {
     /// Begins where the last one ended.
     pub fn new(store: Store) -> Self {
-        Self { store, states: HashMap::new(), unsaved: 0, later: HashMap::new(), told: HashSet::new() }
+        Self {
+            store,
+            states: HashMap::new(),
+            unsaved: 0,
+            later: HashMap::new(),
+            kept: Vec::new(),
+            told: HashSet::new(),
+        }
+    }
+
+    /// What could not be told goes out with the next step that succeeds.
+    pub fn keep(&mut self, news: Vec<News>) {
+        self.kept.extend(news);
     }
 
     /// Does what is due at `now`. Blocking; reads one pack at the most.
@@ -99,8 +115,24 @@ impl Scrubber {
     /// # Errors
     /// What kept it from looking; it may be tried again later. [`Error::Stopped`] at the shutdown.
     pub fn step(&mut self, now: Timestamp, shutdown: &Shutdown) -> Result<Step> {
+        let mut step = Step { news: std::mem::take(&mut self.kept), ..Step::default() };
+        match self.go_on(now, &mut step, shutdown) {
+            Ok(()) => Ok(step),
+            Err(error) => {
+                // It is not found a second time, or not said again.
+                self.kept = step.news;
+                Err(error)
+            }
+        }
+    }
+
+    /// A step that reads nothing, where nothing is to be read.
+    pub fn rest(&mut self) -> Step {
+        Step { news: std::mem::take(&mut self.kept), rest_until: Some(Timestamp::MAX), ..Step::default() }
+    }
+
+    fn go_on(&mut self, now: Timestamp, step: &mut Step, shutdown: &Shutdown) -> Result<()> {
         let repositories = self.store.repositories();
-        let mut step = Step::default();
         for repository in &repositories {
             let state = match self.states.remove(&repository.id()) {
                 Some(state) => state,
@@ -108,13 +140,18 @@ impl Scrubber {
             };
             let due = state.looked_at.is_none_or(|at| at > now || now.duration_since(at) >= LOOK_PERIOD);
             self.states.insert(repository.id(), state);
-            let (doubted, worried) = repository.take_doubts();
+            let (mut doubted, worried) = repository.take_doubts()?;
+            doubted.retain(|pack| self.later.get(&(repository.id(), *pack)).is_none_or(|later| later.at <= now));
             for pack in &doubted {
                 self.set_aside(repository, *pack, "it could not give what it should", now, &mut step.news);
             }
             if due || worried || !doubted.is_empty() {
-                self.look(repository, now, &mut step, shutdown)?;
-                return Ok(step);
+                let looked = self.look(repository, now, step, shutdown);
+                if looked.is_err() {
+                    // What was met is looked into when it can be.
+                    repository.worry();
+                }
+                return looked;
             }
         }
         let mut rest = now.saturating_add(LOOK_PERIOD).unwrap_or(Timestamp::MAX);
@@ -124,7 +161,7 @@ impl Scrubber {
             let names = repository.packs.shelf.list(&layout::packs())?;
             let packs: BTreeSet<PackId> = names.iter().filter_map(layout::pack_id).collect();
             let id = repository.id();
-            self.later.retain(|(of, pack), _| *of != id || packs.contains(pack));
+            self.later.retain(|(of, pack), later| *of != id || packs.contains(pack) || later.at > now);
             let waits = |pack: &PackId| self.later.get(&(id, *pack)).map(|later| later.at).filter(|at| *at > now);
             rest = packs.iter().filter_map(waits).fold(rest, Timestamp::min);
             match state.next(packs.iter().filter(|pack| waits(pack).is_none()), now) {
@@ -140,12 +177,12 @@ impl Scrubber {
             state.keep_only(&packs);
         }
         if let Some((_, repository, pack)) = oldest {
-            self.read(&repository, pack, now, &mut step, shutdown)?;
+            self.read(&repository, pack, now, step, shutdown)?;
         } else {
             step.rest_until = Some(rest);
             self.save_or_say();
         }
-        Ok(step)
+        Ok(())
     }
 
     /// Looks whether the brake has stopped anything that was not told yet. Costs nothing while no snapshot came.
@@ -153,12 +190,11 @@ impl Scrubber {
     /// # Errors
     /// The disk's.
     pub fn look_at_brake(&mut self, shutdown: &Shutdown) -> Result<Vec<News>> {
-        let mut news = Vec::new();
         for repository in self.store.repositories() {
             for (set, freezes) in repository.freezes(Look::Keep, &|| shutdown.is_stopped())? {
                 for freeze in freezes {
                     if self.told.insert((repository.id(), set.clone(), freeze.snapshot(), freeze.kind())) {
-                        news.push(News::Frozen {
+                        self.kept.push(News::Frozen {
                             alias: repository.alias(),
                             set: set.clone(),
                             freeze: Box::new(freeze),
@@ -167,7 +203,7 @@ impl Scrubber {
                 }
             }
         }
-        Ok(news)
+        Ok(std::mem::take(&mut self.kept))
     }
 
     /// Writes down what was read.
@@ -196,7 +232,21 @@ impl Scrubber {
         let object = match repository.packs.shelf.open(&layout::pack(&pack)) {
             // Pruned or set aside meanwhile.
             Err(error) if error.is_not_found() => return Ok(()),
-            other => other?,
+            Err(error) if error.is_bad_medium() => {
+                self.set_aside(
+                    repository,
+                    pack,
+                    &format!("the disk cannot read it ({})", error.source),
+                    now,
+                    &mut step.news,
+                );
+                return self.look(repository, now, step, shutdown);
+            }
+            Err(error) => {
+                self.cannot_be_read(repository.id(), pack, &error, now);
+                return Ok(());
+            }
+            Ok(object) => object,
         };
         let mut read = |bytes| {
             step.read += bytes;
@@ -205,8 +255,7 @@ impl Scrubber {
         let look = match pack_look::whole(pack, &*object, &mut read, &mut |_| Ok(())) {
             // That is no damage, and no reason to read no other.
             Err(Error::Platform(error)) => {
-                tracing::error!(%pack, error = &error as &dyn std::error::Error, "a pack cannot be read at the moment");
-                self.look_later(repository.id(), pack, now, false);
+                self.cannot_be_read(repository.id(), pack, &error, now);
                 return Ok(());
             }
             other => other?,
@@ -224,6 +273,11 @@ impl Scrubber {
             self.save_or_say();
         }
         Ok(())
+    }
+
+    fn cannot_be_read(&mut self, repository: RepositoryId, pack: PackId, error: &platform::Error, now: Timestamp) {
+        tracing::error!(%pack, error = error as &dyn std::error::Error, "a pack cannot be read at the moment");
+        self.look_later(repository, pack, now, false);
     }
 
     /// What was found is told even when it cannot be written down that it was looked for.
@@ -262,6 +316,7 @@ impl Scrubber {
                 tracing::error!(%pack, error = &error as &dyn std::error::Error, "a damaged pack cannot be set aside yet");
                 let was_told = self.later.get(&key).is_some_and(|later| later.damaged);
                 self.look_later(key.0, pack, now, true);
+                doubts::raise(&*repository.packs.shelf, pack);
                 if was_told {
                     return;
                 }
@@ -284,6 +339,7 @@ impl Scrubber {
             left.map(|((_, pack), _)| *pack).collect()
         };
         let path = |name: &layout::ObjectName| format!("{REPOSITORIES}/{}/{name}", repository.id());
+        let known_doubts: BTreeSet<PackId> = doubts::load(&*repository.packs.shelf)?.into_keys().collect();
         let mut looked = verify::look(repository, options, &left(self), &Silent, shutdown)?;
         let before = step.news.len();
         for bad in &looked.pass.bad {
@@ -293,15 +349,21 @@ impl Scrubber {
             let fate = repository.set_record_aside(name).unwrap_or_else(|error| Fate::Left { why: error.to_string() });
             step.news.push(News::File { path: path(name), problem: error.to_string(), fate });
         }
-        let vanished = std::mem::take(&mut looked.vanished);
+        let mut vanished = std::mem::take(&mut looked.vanished);
         if step.news.len() > before {
             looked = verify::look(repository, options, &left(self), &Silent, shutdown)?;
+            vanished.append(&mut looked.vanished);
         }
-        step.news.extend(vanished.iter().chain(&looked.vanished).map(|pack| News::File {
-            path: path(&layout::pack(pack)),
-            problem: "it was there, and is gone".to_owned(),
+        vanished.sort_by_key(|doubt| doubt.pack);
+        vanished.dedup_by_key(|doubt| doubt.pack);
+        // What was told before, or marked by somebody else, is not told each day.
+        vanished.retain(|doubt| !doubt.marked);
+        step.news.extend(vanished.iter().map(|doubt| News::File {
+            path: path(&layout::pack(&doubt.pack)),
+            problem: GONE.to_owned(),
             fate: Fate::Gone,
         }));
+        looked.vanished = vanished;
         let known: BTreeSet<_> = repository.health()?.damaged.iter().map(|mark| mark.snapshot).collect();
         let losses = repository.mark_losses(&looked).unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "snapshots that lack something cannot be marked");
@@ -313,7 +375,12 @@ impl Scrubber {
         let alias = repository.alias();
         step.news
             .extend(losses.healed.into_iter().map(|mark| News::Healed { alias: alias.clone(), mark: Box::new(mark) }));
-        repository.take_doubts();
+        // What is in doubt still could not be looked into, or not be written down.
+        for pack in repository.take_doubts()?.0.intersection(&known_doubts) {
+            let pack = *pack;
+            let damaged = self.later.get(&(repository.id(), pack)).is_some_and(|later| later.damaged);
+            self.look_later(repository.id(), pack, now, damaged);
+        }
         if let Some(state) = self.states.get_mut(&repository.id()) {
             state.looked_at = Some(now);
         }

@@ -7,21 +7,20 @@
 //! A pack of which nothing is lost (its trailer or a header was hit, which stand there twice) is written anew under its own name,
 //! which is the hash of everything in it.
 
-use crate::model::{Block, ChunkId, Forgotten, PackId, Receipt, Record, SignedRecord, SnapshotId};
+use crate::model::{Block, ChunkId, PackId, Receipt, Record, SignedRecord};
 use crate::platform::lock::Lock;
 use crate::signer;
+use crate::store::doubts;
 use crate::store::error::{Error, Result};
 use crate::store::index::IndexedPack;
 use crate::store::layout::{self, ObjectName, PACK_MAGIC};
 use crate::store::mend::mend;
 use crate::store::pack::{PackedBlock, Trailer};
 use crate::store::pack_look;
-use crate::store::records::All;
 use crate::store::repository::Repository;
 use crate::store::shelf::{Draft, Shelf};
-use crate::store::verify::small;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// What became of a damaged file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +52,9 @@ pub enum Fate {
     },
 }
 
-/// A snapshot whose record lies aside: what it needs is not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostRecord {
-    /// Which.
-    pub id: SnapshotId,
-    /// Its place in the chain of its set.
-    pub sequence: u64,
-    /// Where its record lay in the repository.
-    pub name: ObjectName,
+/// What lies there is wrong, or the medium cannot give it.
+fn is_damage(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::Platform(error) if error.is_bad_medium())
 }
 
 /// A record that gets another receipt.
@@ -112,15 +105,18 @@ impl Repository {
         let name = layout::pack(&id);
         let object = match packs.shelf.open(&name) {
             Err(error) if error.is_not_found() => {
-                // A row that was written while prune threw the pack away: what needs it is told that it is missing.
-                packs.index.remove(&[id])?;
+                // What needs it is told that it is missing; unless somebody has put it back at this moment, which the index sees.
+                let _nobody_puts_back = Lock::exclusive(&self.lock("prune"))?;
+                packs.index.reconcile()?;
                 return Ok(Fate::Gone);
             }
+            Err(error) if error.is_bad_medium() => return self.set_unread_aside(id),
             other => other?,
         };
         let mut rescue = Rescue::begin(&*packs.shelf)?;
         let look = pack_look::whole(id, &*object, &mut |_| Ok(()), &mut |block| rescue.append(&block))?;
         if look.is_whole() {
+            doubts::settle(&*packs.shelf, &id);
             return Ok(Fate::Whole);
         }
         let saved: BTreeSet<ChunkId> =
@@ -132,6 +128,7 @@ impl Repository {
             let pack = rescue.keep()?;
             packs.index.remove(&[id])?;
             packs.index.add(&[pack])?;
+            doubts::settle(&*packs.shelf, &id);
             tracing::warn!(pack = %id, "a pack was damaged where it says things twice; it is whole again");
             return Ok(Fate::Mended);
         }
@@ -142,10 +139,26 @@ impl Repository {
         };
         packs.index.remove(&[id])?;
         packs.index.add(&rescued.into_iter().collect::<Vec<_>>())?;
+        doubts::settle(&*packs.shelf, &id);
         let (saved_chunks, lost_chunks) = (saved.len() as u64, lost.len() as u64);
         tracing::error!(pack = %id, %to, saved_chunks, lost_chunks, "a damaged pack was set aside");
         self.worry();
         Ok(Fate::SetAside { to: to.to_string(), saved_chunks, lost_chunks })
+    }
+
+    /// Sets a pack aside that the medium does not even let open: nothing of it can be saved.
+    fn set_unread_aside(&self, id: PackId) -> Result<Fate> {
+        let packs = &*self.packs;
+        let lost_chunks = packs.index.chunks_of(id)?.len() as u64;
+        let to = {
+            let _nobody_commits = Lock::exclusive(&self.lock("prune"))?;
+            self.move_aside(&layout::pack(&id))?
+        };
+        packs.index.remove(&[id])?;
+        doubts::settle(&*packs.shelf, &id);
+        tracing::error!(pack = %id, %to, lost_chunks, "a pack that the disk cannot read was set aside");
+        self.worry();
+        Ok(Fate::SetAside { to: to.to_string(), saved_chunks: 0, lost_chunks })
     }
 
     /// Mends a damaged record, or sets it aside, so that its set can go on: the one before it is the newest then, and a source
@@ -153,10 +166,16 @@ impl Repository {
     pub(crate) fn set_record_aside(&self, name: &ObjectName) -> Result<Fate> {
         let shelf = &*self.packs.shelf;
         let _commit = Lock::exclusive(&self.lock("commit"))?;
-        if self.records.load(name).is_ok() {
-            return Ok(Fate::Whole);
+        match self.records.load(name) {
+            Ok(_) => return Ok(Fate::Whole),
+            Err(error) if is_damage(&error) => {}
+            // A disk that was away for a moment makes no record a damaged one.
+            Err(error) => return Err(error),
         }
-        let bytes = shelf.get(name).ok();
+        let bytes = match shelf.get(name) {
+            Err(error) if !error.is_bad_medium() => return Err(error.into()),
+            read => read.ok(),
+        };
         if let Some(bytes) = bytes.as_deref().and_then(mend) {
             shelf.put(name, &bytes)?;
             if self.records.load(name).is_ok() {
@@ -204,45 +223,6 @@ impl Repository {
         let latest = after.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MIN);
         let received_at = before.map_or(latest, |before| latest.max(before.info.receipt.received_at));
         Ok(Some(Renewed { receipt: Receipt { record: id, received_at, from }, record, signed }))
-    }
-
-    /// Records that lie aside, have no good successor of their name, and belong to snapshots that are not given up: what these need is
-    /// not known. `all` must have been listed before.
-    pub(crate) fn unknown_needs(
-        &self,
-        all: &All,
-        forgotten: &HashMap<SnapshotId, Forgotten>,
-        now: Timestamp,
-    ) -> Result<Vec<LostRecord>> {
-        let aside = small::set_aside(self)?;
-        if aside.is_empty() {
-            return Ok(Vec::new());
-        }
-        let given_up = self.forgotten.given_up()?;
-        let is_open = |id: &SnapshotId| {
-            let over = forgotten.get(id).is_some_and(|mark| mark.until <= now);
-            all.find(id).is_none() && !given_up.contains_key(id) && !over
-        };
-        let open = aside.into_iter().filter(|(id, _)| is_open(id));
-        let mut open: Vec<_> = open.map(|(id, (sequence, name))| LostRecord { id, sequence, name }).collect();
-        open.sort_by_key(|lost| (lost.sequence, lost.id));
-        Ok(open)
-    }
-
-    /// Snapshots whose records lie aside, and that keep everything here from being thrown away.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn lost_records(&self) -> Result<Vec<LostRecord>> {
-        self.unknown_needs(&self.records.all()?, &self.forgotten.all()?, self.packs.clock.now())
-    }
-
-    /// A person lets a snapshot go whose record lies aside: what only it needs may be thrown away.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn give_up(&self, lost: &LostRecord) -> Result<()> {
-        self.forgotten.give_up(&lost.id, self.packs.clock.now())
     }
 
     /// Sets all records aside that are damaged for certain. Returns how many could not be mended.

@@ -1,11 +1,12 @@
-//! Is everything here, and is it what it was? Changes nothing but an index that is wrong, which is only a cache.
+//! Is everything here, and is it what it was? Changes nothing but an index that is wrong, which is only a cache, and what is known: when which
+//! pack was read, which are in doubt, and which snapshots lack something.
 //!
 //! Two depths. *Structure* reads every small file, every pack's trailer, the index, and the lists of every snapshot: it finds what
 //! is gone, and costs seconds. *Data* also reads, decompresses and hashes every chunk, on all cores. What is found is told by file,
 //! by chunk, and by what a person has: which files of which snapshots.
 //!
 //! Bounded: a block for each core, the ids of lost chunks, and for each chunk of the snapshots' lists about a hundred bytes,
-//! however many snapshots share it. Names of files that are hit are counted beyond [`MAX_MARK_FILES`].
+//! however many snapshots share it. Names of files that are hit are counted beyond [`MAX_NAMED_FILES`].
 //!
 //! | file | what |
 //! |---|---|
@@ -14,11 +15,13 @@
 //! | `reach` | what each snapshot lacks |
 //! | `hits` | which files that concerns |
 //! | `trash` | what waits there to be deleted |
+//! | `told` | what of that is told |
 
 pub(crate) mod hits;
 pub(crate) mod packs;
 pub(crate) mod reach;
 pub(crate) mod small;
+pub(crate) mod told;
 pub(crate) mod trash;
 
 use crate::model::{Alias, ChunkId, PackId, RepositoryId, SetName, SnapshotId};
@@ -27,10 +30,11 @@ use crate::platform::lock::Lock;
 use crate::platform::random;
 use crate::platform::shutdown::Shutdown;
 use crate::store::Store;
+use crate::store::doubts::{self, Doubt};
 use crate::store::error::{Error, Result};
 use crate::store::index::table::Place;
-use crate::store::layout::{self, REPOSITORIES, STORE_FILE};
-use crate::store::marks::{MAX_MARK_FILES, MAX_WITNESSES};
+use crate::store::layout::{self, STORE_FILE};
+use crate::store::marks::MAX_MARK_FILES;
 use crate::store::packs::{LOOKUP_BATCH, Packs};
 use crate::store::records::Kept;
 use crate::store::repository::Repository;
@@ -43,8 +47,11 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Chunks of one damaged file that are named.
-const NAMED_CHUNKS: usize = 20;
+/// Files that are hit and are named, of all snapshots of a repository together: some ten megabytes of names. Of each snapshot at least as many
+/// as a mark holds.
+const MAX_NAMED_FILES: usize = 100_000;
+/// What is said of a pack that is missed.
+pub(crate) const GONE: &str = "it was there, and is gone";
 
 /// Of which packs all bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +84,8 @@ pub struct DamagedFile {
     pub chunks: Vec<ChunkId>,
     /// How many more there are.
     pub more_chunks: u64,
+    /// A repair mends it, or sets it aside.
+    pub repairable: bool,
 }
 
 /// A snapshot that lacks something.
@@ -94,8 +103,10 @@ pub struct DamagedSnapshot {
     pub sequence: u64,
     /// When it came.
     pub received_at: Option<Timestamp>,
-    /// The record itself is damaged: nothing of the snapshot can be listed.
+    /// The record itself is damaged or gone: nothing of the snapshot can be listed.
     pub record_lost: bool,
+    /// It is the record of the newest of its set that is lost: its source brings that again.
+    pub newest: bool,
     /// The list of its entries is hit: files beyond those that are named may be lost.
     pub manifest_hit: bool,
     /// Chunks that it needs and that are lost.
@@ -152,15 +163,14 @@ pub fn verify(store: &Store, options: VerifyOptions, monitor: &dyn Monitor, shut
         findings.files.push(DamagedFile::small(unusable.path.clone(), unusable.told()));
     }
     for repository in store.repositories() {
-        look(&repository, options, &BTreeSet::new(), monitor, shutdown)?.tell(&repository, &mut findings);
+        let looked = look(&repository, options, &BTreeSet::new(), monitor, shutdown)?;
+        looked.tell(&repository, &mut findings);
+        // What was found is known from now on, to `status` and to whoever lists what is here.
+        if let Err(error) = repository.mark_losses(&looked) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "snapshots that lack something cannot be marked");
+        }
     }
     Ok(findings)
-}
-
-impl DamagedFile {
-    pub(crate) fn small(path: String, problem: String) -> Self {
-        Self { path, problem, chunks: Vec::new(), more_chunks: 0 }
-    }
 }
 
 fn problem_of(error: &Error) -> String {
@@ -175,11 +185,13 @@ fn problem_of(error: &Error) -> String {
 pub(crate) struct Looked {
     pub(crate) small: Small,
     pub(crate) pass: Pass,
-    /// Packs that the index knew and that are nowhere any more.
-    pub(crate) vanished: Vec<PackId>,
+    /// Packs that were here once, are nowhere any more, and are missed.
+    pub(crate) vanished: Vec<Doubt>,
     pub(crate) packs: u64,
     pub(crate) rebuilt_index: bool,
     pub(crate) hurt: Vec<Hurt>,
+    /// Snapshots whose lists cannot be read at the moment: what they lack is not known.
+    pub(crate) unread: Vec<Arc<Kept>>,
 }
 
 /// A snapshot that lacks something.
@@ -203,25 +215,28 @@ pub(crate) fn look(
     packs.pending.drain();
     let mut small = small::look(repository)?;
     // What is asked for below is asked of the index: it must not name what is not there any more.
-    let mut vanished = vanished(repository)?;
+    reconcile(repository)?;
+    let mut doubts = doubts::load(&*packs.shelf)?;
     let ids: Vec<PackId> = packs.shelf.list(&layout::packs())?.iter().filter_map(layout::pack_id).collect();
     let mut state = ScrubState::load(&*packs.shelf)?;
     let now = packs.clock.now();
     let work: Vec<(PackId, Depth)> = ids.iter().map(|id| (*id, depth(*id, options.data, &state, now))).collect();
-    let work: Vec<_> =
-        work.into_iter().map(|(id, depth)| (id, if whole.contains(&id) { Depth::Data } else { depth })).collect();
+    let work: Vec<_> = work
+        .into_iter()
+        .map(|(id, depth)| (id, if whole.contains(&id) || doubts.contains_key(&id) { Depth::Data } else { depth }))
+        .collect();
     expect(packs, &work, monitor);
     let mut pass = packs::pass(packs, &work, monitor, shutdown)?;
     let rebuilt_index = packs.index.compare(&pass.summaries)?;
     let mut gone = lost(packs, &pass.bad)?;
     let mut looked: BTreeSet<PackId> = pass.bad.iter().map(|bad| bad.id).chain(pass.whole.iter().copied()).collect();
     let kept: Vec<_> = small.good.iter().filter(|k| !small.forgotten.contains(&k.info.id)).cloned().collect();
-    let lacks = loop {
-        let (lacks, suspects) = lacks(packs, &kept, &gone, monitor, shutdown)?;
+    let (lacks, unread) = loop {
+        let (lacks, suspects, unread) = lacks(packs, &kept, &gone, monitor, shutdown)?;
         // A pack that could not give a list is read whole, and then the lists are looked at once more.
         let new: Vec<_> = suspects.difference(&looked).map(|id| (*id, Depth::Data)).collect();
         if new.is_empty() {
-            break lacks;
+            break (lacks, unread);
         }
         let more = packs::pass(packs, &new, monitor, shutdown)?;
         looked.extend(new.iter().map(|(id, _)| *id));
@@ -237,41 +252,47 @@ pub(crate) fn look(
     small.notes.extend(trash::look(packs, if data { Depth::Data } else { Depth::Trailer }, &all, shutdown)?);
     small.notes.extend(fading(repository, &small, &gone, shutdown)?);
     let mut finder = HitFinder::new(packs, &all);
-    let mut hurt = Vec::new();
+    let (mut hurt, mut room) = (Vec::new(), MAX_NAMED_FILES);
     for (kept, lack) in lacks {
         if shutdown.is_stopped() {
             return Err(Error::Stopped);
         }
-        let hits = finder.find(&kept.record.manifest, MAX_MARK_FILES)?;
+        let hits = finder.find(&kept.record.manifest, room.max(MAX_MARK_FILES))?;
+        room = room.saturating_sub(hits.files.len());
         hurt.push(Hurt { kept, lack, hits });
     }
-    if hurt.is_empty() {
-        // Nothing that is kept needs them: a row that was written while its pack went to the trash is no loss.
-        vanished.clear();
+    // What became of the doubts: this is known now, or must not be forgotten.
+    let shelf = &*packs.shelf;
+    let (there, elsewhere): (BTreeSet<PackId>, _) = (ids.iter().copied().collect(), doubts::elsewhere(shelf)?);
+    let is_over = |doubt: &Doubt| match there.contains(&doubt.pack) {
+        true => pass.whole.contains(&doubt.pack),
+        // Nothing that is kept needs it: a row that was written while its pack went to the trash is no loss.
+        false => elsewhere.contains(&doubt.pack) || !doubt.explains(&all),
+    };
+    for pack in doubts.extract_if(.., |_, doubt| is_over(doubt)) {
+        doubts::settle(shelf, &pack.0);
     }
-    if !pass.whole.is_empty() {
-        pass.whole.iter().for_each(|id| state.passed(*id, now));
-        state.keep_only(&ids.iter().copied().collect());
-        state.save(&*packs.shelf)?;
+    let vanished = doubts.into_values().filter(|doubt| !there.contains(&doubt.pack)).collect();
+    pass.whole.iter().for_each(|id| state.passed(*id, now));
+    for bad in &pass.bad {
+        state.doubt(&bad.id);
+        doubts::raise(shelf, bad.id);
     }
-    Ok(Looked { small, pass, vanished, packs: ids.len() as u64, rebuilt_index, hurt })
+    if !pass.whole.is_empty() || !pass.bad.is_empty() {
+        state.keep_only(&there);
+        // What was found is told even when it cannot be written down.
+        if let Err(error) = state.save(shelf) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what was read is not written down");
+        }
+    }
+    Ok(Looked { small, pass, vanished, packs: ids.len() as u64, rebuilt_index, hurt, unread })
 }
 
-/// Makes the index agree with what is there. What prune has thrown away or somebody has set aside has not vanished.
-fn vanished(repository: &Repository) -> Result<Vec<PackId>> {
-    let packs = &*repository.packs;
-    // Neither does so meanwhile: the index would be told of a pack that goes at that moment, and ask for it later.
+/// Makes the index agree with what is there.
+fn reconcile(repository: &Repository) -> Result<()> {
+    // Neither a prune nor a commit goes on meanwhile: the index would be told of a pack that goes at that moment, and ask for it later.
     let _prune = Lock::shared(&repository.lock("prune"))?;
-    let mut vanished = packs.index.reconcile()?.vanished;
-    if !vanished.is_empty() {
-        let aside: HashSet<String> =
-            packs.shelf.list(&layout::quarantine())?.iter().map(|name| name.last().to_owned()).collect();
-        vanished.retain(|id| !aside.iter().any(|name| name.starts_with(&id.to_string())));
-    }
-    for id in &vanished {
-        tracing::warn!(pack = %id, "the index names a pack that is not here");
-    }
-    Ok(vanished)
+    repository.packs.index.reconcile().map(|_| ())
 }
 
 /// Forgotten snapshots that could be brought back and lack something: no loss, and somebody may count on them.
@@ -280,7 +301,7 @@ fn fading(repository: &Repository, small: &Small, gone: &HashSet<ChunkId>, shutd
     let (marks, now) = (repository.forgotten.all()?, packs.clock.now());
     let waits = |id: &SnapshotId| marks.get(id).is_some_and(|mark| mark.until > now && !mark.is_not_copied());
     let waiting: Vec<_> = small.good.iter().filter(|kept| waits(&kept.info.id)).cloned().collect();
-    let (lacks, _) = lacks(packs, &waiting, gone, &Silent, shutdown)?;
+    let (lacks, ..) = lacks(packs, &waiting, gone, &Silent, shutdown)?;
     let still = if lacks.is_empty() { HashMap::new() } else { repository.forgotten.all()? };
     let now = packs.clock.now();
     let lacks = lacks.iter().filter(|(kept, _)| still.get(&kept.info.id).is_some_and(|mark| mark.until > now));
@@ -336,113 +357,21 @@ fn lacks(
     gone: &HashSet<ChunkId>,
     monitor: &dyn Monitor,
     shutdown: &Shutdown,
-) -> Result<(Lacks, BTreeSet<PackId>)> {
+) -> Result<(Lacks, BTreeSet<PackId>, Vec<Arc<Kept>>)> {
     let mut reach = Reach::new(packs, gone);
-    let mut lacks = Vec::new();
+    let (mut lacks, mut unread) = (Vec::new(), Vec::new());
     for kept in snapshots {
         if shutdown.is_stopped() {
             return Err(Error::Stopped);
         }
         let lack = reach.look(&kept.record)?;
         monitor.count(Counter::Entries, 1);
+        if lack.unread {
+            unread.push(Arc::clone(kept));
+        }
         if !lack.is_empty() {
             lacks.push((Arc::clone(kept), lack));
         }
     }
-    Ok((lacks, reach.suspects))
-}
-
-impl Hurt {
-    pub(crate) fn snapshot(&self, repository: &Repository) -> DamagedSnapshot {
-        let record = &self.kept.record;
-        DamagedSnapshot {
-            repository: repository.id(),
-            alias: repository.alias(),
-            snapshot: self.kept.info.id,
-            set: Some(record.set.clone()),
-            sequence: record.sequence,
-            received_at: Some(self.kept.info.receipt.received_at),
-            record_lost: false,
-            manifest_hit: self.lack.manifest,
-            lost_chunks: self.lack.chunks.len() as u64,
-            files: self.hits.files.clone(),
-            more_files: self.hits.more,
-            witnesses: self.lack.chunks.iter().take(MAX_WITNESSES).copied().collect(),
-        }
-    }
-}
-
-impl Looked {
-    /// Adds what was found to the findings about the store.
-    pub(crate) fn tell(&self, repository: &Repository, findings: &mut Findings) {
-        let path = |name: &str| format!("{REPOSITORIES}/{}/{name}", repository.id());
-        let problems = self.small.problems.iter();
-        findings.files.extend(problems.map(|p| DamagedFile::small(path(&p.name), p.problem.clone())));
-        findings.files.extend(self.pass.bad.iter().map(|bad| DamagedFile {
-            path: path(layout::pack(&bad.id).as_str()),
-            problem: bad.problems.join("; "),
-            chunks: bad.lost.iter().take(NAMED_CHUNKS).copied().collect(),
-            more_chunks: bad.lost.len().saturating_sub(NAMED_CHUNKS) as u64,
-        }));
-        findings.files.extend(self.pass.unread.iter().map(|(id, why)| {
-            let problem = format!("it cannot be read at the moment, and is not taken for damaged: {why}");
-            DamagedFile::small(path(layout::pack(id).as_str()), problem)
-        }));
-        findings.files.extend(
-            self.vanished
-                .iter()
-                .map(|id| DamagedFile::small(path(layout::pack(id).as_str()), "it was there, and is gone".to_owned())),
-        );
-        findings.notes.extend(self.small.notes.iter().map(|note| format!("{}: {note}", repository.alias())));
-        if self.rebuilt_index {
-            let index = path(layout::INDEX_FILE);
-            findings.notes.push(format!("`{index}` was damaged and was built anew; it is a cache, nothing is lost"));
-        }
-        findings.snapshots.extend(self.damaged_snapshots(repository));
-        findings.checked_snapshots += self.small.good.len() as u64;
-        findings.checked_packs += self.packs;
-        findings.read_packs += (self.pass.whole.len() + self.pass.bad.len()) as u64;
-        findings.stored_bytes += self.pass.bytes;
-        findings.read_bytes += self.pass.read;
-    }
-
-    /// Every snapshot that lacks something.
-    pub(crate) fn damaged_snapshots(&self, repository: &Repository) -> Vec<DamagedSnapshot> {
-        let hurt = self.hurt.iter().map(|hurt| hurt.snapshot(repository));
-        self.lost_records(repository).into_iter().chain(hurt).collect()
-    }
-
-    /// Snapshots whose record is damaged, or was and lies aside.
-    fn lost_records(&self, repository: &Repository) -> Vec<DamagedSnapshot> {
-        let damaged = self.small.bad.iter().filter_map(|(name, _)| layout::record_parts(name));
-        let aside = self.small.set_aside.iter().map(|(id, (sequence, _))| (*sequence, *id));
-        let there = |id: &SnapshotId| {
-            self.small.forgotten.contains(id) || self.small.good.iter().any(|kept| kept.info.id == *id)
-        };
-        let lost: BTreeSet<(u64, SnapshotId)> = damaged.chain(aside).filter(|(_, id)| !there(id)).collect();
-        let snapshot = |(sequence, snapshot)| DamagedSnapshot {
-            repository: repository.id(),
-            alias: repository.alias(),
-            snapshot,
-            set: self.set_of(sequence, &snapshot),
-            sequence,
-            received_at: None,
-            record_lost: true,
-            manifest_hit: false,
-            lost_chunks: 0,
-            files: Vec::new(),
-            more_files: 0,
-            witnesses: Vec::new(),
-        };
-        lost.into_iter().map(snapshot).collect()
-    }
-
-    /// The set of a record that cannot be read: its name holds only the set's hash, which a record beside it explains.
-    pub(crate) fn set_of(&self, sequence: u64, snapshot: &SnapshotId) -> Option<SetName> {
-        let bad =
-            self.small.bad.iter().map(|(name, _)| name).chain(self.small.set_aside.values().map(|(_, name)| name));
-        let named: BTreeSet<_> = bad.filter(|name| layout::record_parts(name) == Some((sequence, *snapshot))).collect();
-        let sets = self.small.good.iter().map(|kept| &kept.record.set);
-        sets.into_iter().find(|set| named.contains(&layout::record(set, sequence, snapshot))).cloned()
-    }
+    Ok((lacks, reach.suspects, unread))
 }

@@ -252,8 +252,11 @@ fn nothing_is_moved_before_what_is_good_of_it_is_kept() {
     flip(&pack, length(&pack) * 4);
     // The new pack cannot be kept: the disk is full. Then the old one stays where it is.
     control.fail("packs/", 1, std::io::ErrorKind::StorageFull);
-    let failed = repair(&store, &Silent, &Shutdown::new());
-    assert!(matches!(&failed, Err(error) if error.is_full()), "{failed:?}");
+    // It is named and marked all the same.
+    let report = mend(&store);
+    assert!(matches!(&report.repaired[..], [one] if matches!(one.fate, Fate::Left { .. })), "{report:#?}");
+    assert!(!report.is_whole() && report.damaged.len() == 1, "{report:#?}");
+    assert_eq!(repository.health().unwrap().damaged.len(), 1);
     assert!(pack.exists() && below(folder.path(), "quarantine").is_empty());
     let report = mend(&store);
     assert!(matches!(report.repaired[0].fate, Fate::SetAside { saved_chunks, .. } if saved_chunks > 30), "{report:#?}");

@@ -2,10 +2,11 @@
 
 use crate::bit_rot::{flip, look};
 use crate::prune::{chunks, store_now};
-use crate::store_support::{Made, OWNER, back_up, controlled, files, new_repository, source_key};
+use crate::store_support::{Made, OWNER, back_up, controlled, files, new_repository, open, source_key};
 use jiff::{SignedDuration, Timestamp};
 use lan_backup::model::{Alias, Fingerprint};
 use lan_backup::monitor::Silent;
+use lan_backup::platform::clock::Clock;
 use lan_backup::platform::shutdown::Shutdown;
 use lan_backup::store::repair::repair;
 use lan_backup::store::scrubber::{News, Scrubber};
@@ -64,6 +65,104 @@ fn a_pack_that_vanishes_while_the_store_is_in_use_is_told_by_the_next_look() {
     assert_eq!(repository.health().unwrap().damaged.len(), 1);
 }
 
+fn doubts(folder: &Path) -> usize {
+    files(folder).iter().filter(|path| path.to_string_lossy().contains("/doubts/")).count()
+}
+
+#[test]
+fn what_a_look_finds_is_known_to_whoever_looks_next_and_to_the_scrub_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let made = back_up(&repository, "documents", chunks(1, 40));
+    let now = crate::store_support::clock().now();
+    // Everything was read just now.
+    assert_eq!(scrub(&mut Scrubber::new(store.clone()), now), []);
+    let month = Share::NotReadFor(SignedDuration::from_hours(30 * 24));
+    assert!(look(&store, month).is_clean() && repository.health().unwrap().is_well());
+    let bad = packs(folder.path()).remove(0);
+    flip_middle(&bad);
+    let found = look(&store, Share::All);
+    assert_eq!((found.files.len(), found.snapshots.len()), (1, 1), "{found:#?}");
+    drop((repository, store));
+    let (store, _) = open(folder.path());
+    let repository = store.repositories().remove(0);
+    for share in [month, Share::None, Share::Percent(1)] {
+        assert_eq!(look(&store, share).files, found.files, "{share:?}");
+    }
+    let health = repository.health().unwrap();
+    let marked: Vec<_> = health.damaged.iter().map(|mark| mark.snapshot).collect();
+    assert_eq!((health.in_doubt.len(), marked, health.is_well()), (1, vec![made.id()], false));
+    let news = scrub(&mut Scrubber::new(store.clone()), now);
+    assert!(news.iter().any(|news| matches!(news, News::File { fate: Fate::SetAside { .. }, .. })), "{news:#?}");
+    assert!(!bad.exists() && doubts(folder.path()) == 0);
+}
+
+#[test]
+fn damage_that_a_restore_meets_is_not_forgotten_when_the_process_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let made = back_up(&repository, "documents", chunks(1, 40));
+    let now = crate::store_support::clock().now();
+    assert_eq!(scrub(&mut Scrubber::new(store.clone()), now), []);
+    let bad = packs(folder.path()).remove(0);
+    flip_middle(&bad);
+    let ids: Vec<_> = made.files.iter().map(|bytes| lan_backup::codec::chunk_id(bytes)).collect();
+    assert!(ids.iter().any(|id| crate::store_support::read(&repository, &[*id]).is_err()));
+    drop((repository, store));
+    let (store, _) = open(folder.path());
+    let news = scrub(&mut Scrubber::new(store.clone()), now);
+    assert!(news.iter().any(|news| matches!(news, News::File { fate: Fate::SetAside { .. }, .. })), "{news:#?}");
+}
+
+#[test]
+fn a_pack_that_is_gone_is_named_whoever_opened_the_store_first_and_until_nothing_lacks_what_it_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, repository) = new_repository(folder.path());
+    let made = back_up(&repository, "documents", chunks(1, 40));
+    let now = crate::store_support::clock().now();
+    assert_eq!(scrub(&mut Scrubber::new(store.clone()), now), []);
+    drop((repository, store));
+    let pack = packs(folder.path()).remove(0);
+    let whole = fs::read(&pack).unwrap();
+    fs::remove_file(&pack).unwrap();
+    // Any command at all; the index agrees with the packs from now on.
+    assert_eq!(open(folder.path()).1.vanished_packs.len(), 1);
+    let (store, report) = open(folder.path());
+    assert!(report.is_harmless());
+    let repository = store.repositories().remove(0);
+    let health = repository.health().unwrap();
+    assert_eq!((health.gone.len(), health.is_well()), (1, false));
+    // The scrub tells it at once, once.
+    let gone = |news: &News| matches!(news, News::File { path, fate: Fate::Gone, .. } if pack.ends_with(path));
+    let mut scrubber = Scrubber::new(store.clone());
+    let news = scrub(&mut scrubber, now);
+    assert!(news.iter().any(gone) && news.iter().any(|news| matches!(news, News::Damaged(_))), "{news:#?}");
+    assert_eq!(scrub(&mut scrubber, now + SignedDuration::from_hours(25)), []);
+    // A look names it each time, with what it held, and so does a repair.
+    for _ in 0..2 {
+        let found = look(&store, Share::None);
+        let [file] = &found.files[..] else { panic!("{found:#?}") };
+        assert!(pack.ends_with(&file.path) && file.problem.contains("gone"), "{file:?}");
+        assert_eq!(file.chunks.len() as u64 + file.more_chunks, 40);
+    }
+    let report = repair(&store, &Silent, &Shutdown::new()).unwrap();
+    assert!(
+        matches!(&report.repaired[..], [one] if one.fate == Fate::Gone && pack.ends_with(&one.path)),
+        "{report:#?}"
+    );
+    assert!(report.left.is_empty() && report.damaged.len() == 1, "{report:#?}");
+    // What it held comes again, in another pack; or it comes back itself.
+    let other = tempfile::tempdir().unwrap();
+    crate::store_support::copy(folder.path(), other.path());
+    fs::write(other.path().join(pack.strip_prefix(folder.path()).unwrap()), whole).unwrap();
+    let (other_store, _) = open(other.path());
+    assert!(look(&other_store, Share::None).is_clean() && doubts(other.path()) == 0);
+    crate::store_support::put(&repository, &made.files).unwrap();
+    repository.sync().unwrap();
+    assert!(look(&store, Share::None).is_clean() && doubts(folder.path()) == 0);
+    assert!(repository.health().unwrap().is_well());
+}
+
 #[test]
 fn a_full_disk_keeps_no_damage_from_being_told_and_the_pack_goes_aside_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
@@ -115,7 +214,7 @@ fn what_comes_back_from_the_trash_damaged_heals_nothing_and_is_told_once() {
     let id = pack.file_name().unwrap().to_str().unwrap().to_owned();
     let trash = pack.ancestors().nth(3).unwrap().join("trash");
     fs::create_dir_all(&trash).unwrap();
-    let second = lan_backup::platform::clock::Clock::now(&*clock).as_second();
+    let second = Clock::now(&*clock).as_second();
     let trashed = trash.join(format!("{second:012}-{id}"));
     fs::rename(&pack, &trashed).unwrap();
     flip_middle(&trashed);

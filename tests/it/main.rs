@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::unnecessary_debug_formatting, reason = "names in here are not UTF-8, and escaped they can be read")]
 
+mod away;
 mod bad_line;
 mod bit_rot;
 mod brake;

@@ -254,6 +254,7 @@ impl<'a> Contents<'a> {
                 Found::List(id) => each(id, false),
                 // It may be damaged, too: what matters is that it cannot be read.
                 Found::Broken(id, _) => return Err(Error::NotFound(id)),
+                Found::Unread(error) => return Err(error),
             }
             Ok(())
         })

@@ -13,7 +13,9 @@
 use crate::codec::Decoder;
 use crate::model::{Block, ChunkId, PackId, SnapshotId};
 use crate::platform::lock::Lock;
+use crate::store::doubts;
 use crate::store::error::{Error, Result};
+use crate::store::given_up::is_newest;
 use crate::store::index::IndexedPack;
 use crate::store::index::table::Place;
 use crate::store::layout::{self, MAX_PACK_BLOCK_BYTES};
@@ -95,7 +97,8 @@ impl<'a> Sweep<'a> {
                 let whole = self.needed.add(self.packs(), &kept.record, need)?;
                 if !whole && need == Need::Present {
                     let (set, sequence) = (kept.record.set.clone(), kept.record.sequence);
-                    return Ok(Err(Obstacle::Snapshot { id, set, sequence }));
+                    let newest = is_newest(&all, &set, sequence);
+                    return Ok(Err(Obstacle::Snapshot { id, set, sequence, newest }));
                 }
                 self.walked.insert(id);
             }
@@ -219,7 +222,11 @@ impl<'a> Sweep<'a> {
                     Err(error) if error.is_not_found() => continue,
                     other => other?,
                 };
-                let pack = Trailer::of(trashed.pack, &*object).ok();
+                let pack = match Trailer::of(trashed.pack, &*object) {
+                    Err(error) if error.is_damage() => None,
+                    // What could not be read may be needed.
+                    other => Some(other?),
+                };
                 let pack = pack.map(|(trailer, length)| IndexedPack::of(trashed.pack, length, &trailer));
                 let ids: Vec<_> = pack.iter().flat_map(|pack| pack.chunks.keys().copied()).collect();
                 let copies = self.copies(trashed.pack, &ids)?;
@@ -234,6 +241,8 @@ impl<'a> Sweep<'a> {
                 let wanted = |id: &&ChunkId| self.needed.of(id) != Need::Nobody && !copies.contains_key(*id);
                 match pack {
                     Some(pack) if ids.iter().any(|id| wanted(&id)) => {
+                        // Nobody has read it since it came here; the next look does.
+                        doubts::raise(&*self.packs().shelf, trashed.pack);
                         trash::put_back(self.packs(), trashed, pack)?;
                         self.report.put_back.add(length);
                     }

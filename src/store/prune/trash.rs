@@ -9,8 +9,9 @@ use crate::store::error::Result;
 use crate::store::index::IndexedPack;
 use crate::store::layout::{self, ObjectName};
 use crate::store::pack::Trailer;
+use crate::store::pack_look;
 use crate::store::packs::Packs;
-use crate::store::shelf::Shelf;
+use crate::store::shelf::{Object, Shelf};
 use jiff::Timestamp;
 use std::collections::HashSet;
 
@@ -32,13 +33,29 @@ pub(crate) fn list(shelf: &dyn Shelf) -> Result<Vec<Trashed>> {
     Ok(shelf.list(&layout::trash())?.into_iter().filter_map(trashed).collect())
 }
 
-/// Puts back every pack that holds one of `wanted`. Returns how many. The caller holds the prune lock, shared or not.
+/// Puts back every pack that holds one of `wanted` and is whole: nobody has read it since it came there, and a commit is about to rely on it.
+/// Returns how many. The caller holds the prune lock, shared or not.
 pub(crate) fn rescue(packs: &Packs, wanted: &[ChunkId]) -> Result<u64> {
-    Ok(rescue_packs(packs, wanted)?.len() as u64)
+    let is_whole = |pack: PackId, object: &dyn Object| {
+        let look = pack_look::whole(pack, object, &mut |_| Ok(()), &mut |_| Ok(()))?;
+        if !look.is_whole() {
+            tracing::error!(%pack, problem = look.problems.join("; "), "a pack in the trash is damaged: what it holds is asked for again");
+        }
+        Ok(look.is_whole())
+    };
+    Ok(put_back_all(packs, wanted, &is_whole)?.len() as u64)
 }
 
-/// The same. Returns which.
+/// The same, whole or not, for who reads them next. Returns which.
 pub(crate) fn rescue_packs(packs: &Packs, wanted: &[ChunkId]) -> Result<Vec<PackId>> {
+    put_back_all(packs, wanted, &|_, _| Ok(true))
+}
+
+fn put_back_all(
+    packs: &Packs,
+    wanted: &[ChunkId],
+    is_good: &dyn Fn(PackId, &dyn Object) -> Result<bool>,
+) -> Result<Vec<PackId>> {
     let wanted: HashSet<_> = wanted.iter().collect();
     let mut rescued = Vec::new();
     for trashed in list(&*packs.shelf)? {
@@ -49,7 +66,7 @@ pub(crate) fn rescue_packs(packs: &Packs, wanted: &[ChunkId]) -> Result<Vec<Pack
         };
         let Ok((trailer, length)) = Trailer::of(trashed.pack, &*object) else { continue };
         let pack = IndexedPack::of(trashed.pack, length, &trailer);
-        if pack.chunks.keys().any(|id| wanted.contains(id)) {
+        if pack.chunks.keys().any(|id| wanted.contains(id)) && is_good(trashed.pack, &*object)? {
             put_back(packs, &trashed, pack)?;
             rescued.push(trashed.pack);
         }

@@ -117,16 +117,20 @@ impl<'a> HitFinder<'a> {
         lists::walk(&mut PlainReader::new(self.packs), list, &mut |_, found| {
             let leaf = match found {
                 _ if hit => return Ok(()),
-                Found::List(_) => return Ok(()),
+                Found::List(_) | Found::Unread(_) => return Ok(()),
                 Found::Leaf(leaf) if !self.lost.contains(&leaf) => leaf,
                 Found::Leaf(_) | Found::Broken(..) => {
                     hit = true;
                     return Ok(());
                 }
             };
-            let Read::Bytes(bytes) = lists::read(&mut self.reader, leaf)? else {
-                hit = true;
-                return Ok(());
+            let bytes = match lists::read(&mut self.reader, leaf)? {
+                Read::Bytes(bytes) => bytes,
+                Read::Unread(_) => return Ok(()),
+                Read::Absent | Read::Damaged(_) => {
+                    hit = true;
+                    return Ok(());
+                }
             };
             carry.extend_from_slice(&bytes);
             let (extents, rest) = carry.as_chunks::<{ Extent::ENCODED_LENGTH }>();

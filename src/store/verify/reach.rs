@@ -23,6 +23,8 @@ pub(crate) struct Lack {
     pub(crate) manifest: bool,
     /// The list of chunks is hit: others may be missing, too.
     pub(crate) refs: bool,
+    /// A list cannot be read at the moment: what else is missing is not known.
+    pub(crate) unread: bool,
 }
 
 impl Lack {
@@ -50,17 +52,19 @@ pub(crate) struct Reach<'a> {
     present: HashMap<ChunkId, bool>,
     /// Packs that could not give a list.
     pub(crate) suspects: BTreeSet<PackId>,
+    unread: bool,
 }
 
 impl<'a> Reach<'a> {
     pub(crate) fn new(packs: &'a Packs, gone: &'a HashSet<ChunkId>) -> Self {
         let (parts, present, suspects) = (HashMap::new(), HashMap::new(), BTreeSet::new());
-        Self { packs, reader: PlainReader::new(packs), gone, parts, present, suspects }
+        Self { packs, reader: PlainReader::new(packs), gone, parts, present, suspects, unread: false }
     }
 
     /// What a snapshot lacks.
     pub(crate) fn look(&mut self, record: &Record) -> Result<Lack> {
         let mut lack = Lack::default();
+        self.unread = false;
         let (mut leaves, mut seen) = (Vec::new(), HashSet::new());
         // A list may name the same chunk millions of times: what it names is held, not how often.
         let whole = self.leaves(&record.manifest, &mut lack.chunks, &mut |id| {
@@ -78,6 +82,9 @@ impl<'a> Reach<'a> {
         let mut crossing = Vec::new();
         for leaf in leaves {
             let Some(part) = self.part(leaf, carry.len())? else {
+                if self.unread {
+                    break;
+                }
                 // Where the next id begins is not known any more.
                 lack.refs = true;
                 lack.chunks.insert(leaf);
@@ -92,17 +99,19 @@ impl<'a> Reach<'a> {
             carry.extend_from_slice(&part.tail);
         }
         lack.chunks.extend(self.missing(&crossing)?);
+        lack.unread = self.unread;
         Ok(lack)
     }
 
     /// Tells `each` the stream's own chunks, and returns whether all are known; lists that cannot be read go to `lost`.
     fn leaves(&mut self, stream: &Stream, lost: &mut BTreeSet<ChunkId>, each: &mut dyn FnMut(ChunkId)) -> Result<bool> {
         let mut whole = true;
-        let suspects = &mut self.suspects;
+        let (suspects, unread) = (&mut self.suspects, &mut self.unread);
         lists::walk(&mut self.reader, stream, &mut |_, found| {
             match found {
                 Found::Leaf(id) => each(id),
                 Found::List(_) => {}
+                Found::Unread(_) => *unread = true,
                 Found::Broken(id, pack) => {
                     whole = false;
                     lost.insert(id);
@@ -136,6 +145,8 @@ impl<'a> Reach<'a> {
                 let missing = absent(self.packs, self.gone, &ids)?;
                 Some(Rc::new(Part { head: head.to_vec(), tail: tail.to_vec(), missing }))
             }
+            // Not remembered: it may be readable again for the next one.
+            None if self.unread => return Ok(None),
             None => None,
         };
         self.parts.insert((id, carried), part.clone());
@@ -149,6 +160,10 @@ impl<'a> Reach<'a> {
         Ok(match lists::read(&mut self.reader, id)? {
             Read::Bytes(bytes) => Some(bytes),
             Read::Absent => None,
+            Read::Unread(_) => {
+                self.unread = true;
+                None
+            }
             Read::Damaged(pack) => {
                 self.suspects.insert(pack);
                 None

@@ -1,6 +1,6 @@
 //! The small files of a repository: its parameters, the owner log, records with their chain and their receipts, marks.
 
-use crate::model::SnapshotId;
+use crate::model::{SetName, SnapshotId};
 use crate::platform;
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, ObjectName};
@@ -33,8 +33,20 @@ pub(crate) struct Small {
     pub(crate) bad: Vec<(ObjectName, Error)>,
     /// Snapshots that a rule has let go: nothing is owed to them any more.
     pub(crate) forgotten: HashSet<SnapshotId>,
+    /// Records that the one behind them names, and that are nowhere.
+    pub(crate) missing: Vec<Missing>,
+    /// Snapshots that a person has let go although their record is damaged or gone.
+    pub(crate) given_up: HashSet<SnapshotId>,
     /// Records that were not, and lie aside: their sequence, and what they were called.
     pub(crate) set_aside: SetAside,
+}
+
+/// A record that is nowhere, as far as the one behind it tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) id: SnapshotId,
+    pub(crate) sequence: u64,
+    pub(crate) set: SetName,
 }
 
 /// By snapshot.
@@ -74,7 +86,8 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
         }
     }
     let set_aside = set_aside(repository)?;
-    chain(&good, &bad, &set_aside, &mut add);
+    let given_up: HashSet<SnapshotId> = repository.forgotten.given_up()?.into_keys().collect();
+    let missing = chain(&good, &bad, &set_aside, &given_up, &mut add);
     for name in repository.packs.shelf.list(&layout::marks())? {
         if marks::load_one(&*repository.packs.shelf, &name).is_err() {
             small.notes.push(format!("`{name}` is damaged; `repair` writes it anew"));
@@ -91,7 +104,7 @@ pub(crate) fn look(repository: &Repository) -> Result<Small> {
     if let Some(Err(problem)) = BrakeState::read(&*repository.packs.shelf)? {
         small.notes.push(format!("`{}` is damaged ({problem}); the next `prune` measures anew", layout::brake()));
     }
-    Ok(Small { good, bad, forgotten, set_aside, ..small })
+    Ok(Small { good, bad, forgotten, missing, given_up, set_aside, ..small })
 }
 
 /// Each record follows the one before it, and came after it.
@@ -99,8 +112,10 @@ fn chain(
     good: &[Arc<Kept>],
     bad: &[(ObjectName, Error)],
     set_aside: &SetAside,
+    given_up: &HashSet<SnapshotId>,
     add: &mut dyn FnMut(&dyn std::fmt::Display, &dyn std::fmt::Display),
-) {
+) -> Vec<Missing> {
+    let mut missing = Vec::new();
     let bad: HashSet<SnapshotId> =
         bad.iter().filter_map(|(name, _)| layout::record_parts(name)).map(|(_, id)| id).collect();
     let mut sets: BTreeMap<&str, Vec<&Arc<Kept>>> = BTreeMap::new();
@@ -112,15 +127,31 @@ fn chain(
         for kept in chain {
             let follows = before.map_or((None, 1), |before| (Some(before.info.id), before.record.sequence + 1));
             let previous = kept.record.previous;
-            // The one before it is damaged, and told already, or was set aside when it was found to be.
-            let known = previous.is_some_and(|id| bad.contains(&id) || set_aside.contains_key(&id));
-            if (previous, kept.record.sequence) != follows && !known {
-                let problem = format!(
-                    "number {} of set `{set}` does not follow number {}: a record between them is gone or was replaced",
-                    kept.record.sequence,
-                    before.map_or(0, |before| before.record.sequence)
-                );
-                add(&name_of(kept), &problem);
+            // The one before it is damaged, and told already, or was set aside when it was found to be, or was given up.
+            let is_known = |id: &SnapshotId| bad.contains(id) || set_aside.contains_key(id) || given_up.contains(id);
+            let (sequence, last) = (kept.record.sequence, follows.1 - 1);
+            match previous {
+                _ if (previous, sequence) == follows || previous.is_some_and(|id| is_known(&id)) => {}
+                // It says itself which one should be there.
+                Some(id) if sequence > follows.1 => {
+                    let gone = Missing { id, sequence: sequence - 1, set: kept.record.set.clone() };
+                    let numbers = if last + 2 == sequence {
+                        format!("number {} of `{set}` is missing", sequence - 1)
+                    } else {
+                        format!("numbers {} to {} of `{set}` are missing", last + 1, sequence - 1)
+                    };
+                    add(
+                        &layout::record(&gone.set, gone.sequence, &gone.id),
+                        &format!("{numbers} (removed or lost): what came after is not hit"),
+                    );
+                    missing.push(gone);
+                }
+                _ => {
+                    let problem = format!(
+                        "number {sequence} of set `{set}` does not follow number {last}: one of them was replaced"
+                    );
+                    add(&name_of(kept), &problem);
+                }
             }
             if before.is_some_and(|before| before.info.receipt.received_at > kept.info.receipt.received_at) {
                 add(&name_of(kept), &"its receipt is older than that of the record before it");
@@ -128,6 +159,7 @@ fn chain(
             before = Some(kept);
         }
     }
+    missing
 }
 
 /// Records that lie aside.

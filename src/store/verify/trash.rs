@@ -26,7 +26,11 @@ pub(crate) fn look(
         let object = match packs.shelf.open(name) {
             // Deleted, or put back, meanwhile.
             Err(error) if error.is_not_found() => continue,
-            other => other?,
+            Err(error) => {
+                notes.push(format!("`{name}` cannot be read at the moment: {}", error.source));
+                continue;
+            }
+            Ok(object) => object,
         };
         let mut read = |_| if shutdown.is_stopped() { Err(Error::Stopped) } else { Ok(()) };
         let (indexed, problem) = match (depth, pack_look::trailer(trashed.pack, &*object)) {

@@ -26,6 +26,15 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     let hit = found.lines.iter().find(|row| row["event"] == "damaged-snapshot").unwrap();
     let lost = hit["files"][0].as_str().unwrap().to_owned();
     assert!(lost.starts_with("docs/"), "{hit}");
+    // It stays known, whoever asks next.
+    let recent = nas.run(&["verify", "--data", "--since", "30d"]);
+    assert_eq!((recent.code, &recent.last(1)["damagedFiles"]), (1, &1.into()));
+    let known = nas.run(&["status"]);
+    let row = known.lines.iter().find(|row| row["kind"] == "health").unwrap();
+    assert_eq!(
+        (known.code, row["inDoubt"].as_array().unwrap().len(), &row["damaged"][0]["files"][0]),
+        (1, 1, &hit["files"][0])
+    );
     assert_eq!(nas.run(&["repair", "--dry-run"]).code, 1);
     assert!(pack.exists());
 
