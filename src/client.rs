@@ -139,8 +139,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Offline`] without any address.
-    pub fn in_the_clear(addresses: Vec<SocketAddr>) -> Result<Self> {
-        Self::build(reqwest::Client::builder(), addresses, None, Patience::default())
+    pub fn in_the_clear(identity: &Identity, addresses: Vec<SocketAddr>) -> Result<Self> {
+        // Never used, as nothing is followed anywhere else; but the library wants to know.
+        let tls = Arc::unwrap_or_clone(identity.client_config(Expect::FirstUse));
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls);
+        Self::build(builder, addresses, None, Patience::default())
     }
 
     fn build(

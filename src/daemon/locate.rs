@@ -24,6 +24,9 @@ const LAST_ADDRESS_LIMIT: Duration = Duration::from_millis(1500);
 /// A name is looked for this long: two rounds of multicast and a scan of a /24.
 const FIND_LIMIT: Duration = Duration::from_secs(6);
 
+/// Before the address of a LocalSend app that is to be called without TLS.
+const IN_THE_CLEAR: &str = "http://";
+
 /// Chooses among devices that fit one name.
 pub trait Chooser: Send {
     /// The index of the one that is meant; `None` when nobody can choose.
@@ -89,6 +92,9 @@ pub async fn locate_any(context: &Context, name: &str, chooser: &mut dyn Chooser
 }
 
 async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> Result<Answering> {
+    if let Some(place) = name.trim().strip_prefix(IN_THE_CLEAR) {
+        return phone_in_the_clear(context, place).await.map(Answering::Phone);
+    }
     let selector: Selector = name.parse().map_err(|error: crate::model::ParseError| {
         Error::usage(
             error.to_string(),
@@ -150,7 +156,7 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
             // Plain HTTP only: nobody can tell who it is.
             return Err(Error::NotLanBackup(device.alias.to_string()));
         };
-        return phone(context, fingerprint, device.alias, device.addresses).map(Answering::Phone);
+        return phone(context, Some(fingerprint), device.alias, device.addresses).map(Answering::Phone);
     }
     let unknown = || Error::UnknownDevice { name: name.to_owned(), tried: String::new() };
     let fingerprint = device.fingerprint.ok_or_else(unknown)?;
@@ -159,9 +165,14 @@ async fn look_for(context: &Context, name: &str, chooser: &mut dyn Chooser) -> R
 }
 
 /// A LocalSend app, unless it is a paired device that is made to look like one: by its fingerprint, its name, or its address.
-fn phone(context: &Context, fingerprint: Fingerprint, alias: Alias, addresses: Vec<SocketAddr>) -> Result<Phone> {
+fn phone(
+    context: &Context,
+    fingerprint: Option<Fingerprint>,
+    alias: Alias,
+    addresses: Vec<SocketAddr>,
+) -> Result<Phone> {
     let paired = context.trust.list().into_iter().find(|trust| {
-        trust.fingerprint == fingerprint
+        Some(trust.fingerprint) == fingerprint
             || trust.alias == alias
             || trust.address.is_some_and(|address| addresses.contains(&address))
     });
@@ -176,11 +187,30 @@ async fn phone_at(context: &Context, address: SocketAddr) -> Result<Phone> {
     let unproved = || client::Error::NotUnderstood("without a certificate".to_owned());
     let first = Client::new(&context.identity, vec![address], Expect::FirstUse)?;
     let fingerprint = first.certificate().await?.ok_or_else(unproved)?;
-    phone(context, fingerprint, Alias::new(&address.to_string()), vec![address])?;
+    phone(context, Some(fingerprint), Alias::new(&address.to_string()), vec![address])?;
     let client = Client::new(&context.identity, vec![address], Expect::Known(fingerprint))?;
     let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), DEFAULT_PORT, true);
     let (said, _) = client.register_at(paths::LOCALSEND_REGISTER, &own).await?;
-    phone(context, fingerprint, said.alias, vec![address])
+    phone(context, Some(fingerprint), said.alias, vec![address])
+}
+
+/// The app at an address that a person has typed with `http://` before it: its encryption is off, so nobody can tell who it is. What it
+/// says of itself is good for refusing it, and for nothing else.
+async fn phone_in_the_clear(context: &Context, place: &str) -> Result<Phone> {
+    let wrong = |problem: String| Error::usage(problem, "an app in the clear is named like http://192.168.1.7:53317");
+    let place = match place.trim_end_matches('/').parse::<Selector>() {
+        Ok(Selector::Address(place)) => place,
+        Ok(_) => return Err(wrong(format!("`{}` is no address", crate::model::text::clean(place)))),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let interfaces = interfaces::list().map_err(crate::discovery::Error::Interfaces)?;
+    let address = place.resolve(DEFAULT_PORT, &interfaces).map_err(|error| wrong(error.to_string()))?;
+    let own = Announcement::of_this_device(context.alias.clone(), context.identity.fingerprint(), DEFAULT_PORT, true);
+    // Where a paired device lives, no word of LocalSend's is said.
+    phone(context, None, Alias::new(&address.to_string()), vec![address])?;
+    let said = client::register_in_the_clear(address, paths::LOCALSEND_REGISTER, &own).await?;
+    phone(context, said.fingerprint.parse().ok(), said.alias.clone(), vec![address])?;
+    phone(context, None, said.alias, vec![address])
 }
 
 async fn at_last_address(context: &Context, trust: &Trust) -> Result<Option<Located>> {

@@ -55,8 +55,8 @@ const PIECES: usize = 4;
 /// A LocalSend app that answered just now.
 #[derive(Clone, Debug)]
 pub struct Phone {
-    /// Who it is; pinned in every handshake.
-    pub fingerprint: Fingerprint,
+    /// Who it is; pinned in every handshake. `None` in the clear, where nobody can tell.
+    pub fingerprint: Option<Fingerprint>,
     /// What it calls itself.
     pub alias: Alias,
     /// Where it answers.
@@ -132,7 +132,7 @@ pub async fn deliver_from(
 }
 
 fn refuse_paired(context: &Context, phone: &Phone) -> Result<()> {
-    match context.trust.find(&phone.fingerprint) {
+    match phone.fingerprint.and_then(|fingerprint| context.trust.find(&fingerprint)) {
         Some(_) => Err(Error::PairedAsLocalSend(phone.alias.to_string())),
         None => Ok(()),
     }
@@ -146,7 +146,15 @@ async fn hand_over(
     monitor: Arc<dyn Monitor>,
     shutdown: &Shutdown,
 ) -> Result<Delivered> {
-    let client = Client::new(&context.identity, phone.addresses.clone(), Expect::Known(phone.fingerprint))?;
+    let addresses = phone.addresses.clone();
+    let client = match phone.fingerprint {
+        Some(fingerprint) => Client::new(&context.identity, addresses, Expect::Known(fingerprint))?,
+        None => {
+            let notice = "what is sent to it is not encrypted, and nobody has proved to be it: whoever is on this network can read it";
+            monitor.notice(notice.to_owned());
+            Client::in_the_clear(&context.identity, addresses)?
+        }
+    };
     // So that its person can cancel: apps post that to the sender.
     let mut neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await.ok();
     let port = neighbourhood.as_ref().map_or(0, |here| here.server().port());
@@ -308,12 +316,13 @@ async fn send_one(
 }
 
 /// Returns when the person there cancelled: the certificate and the session's name are right.
-async fn cancelled_there(events: Option<mpsc::Receiver<ServerEvent>>, name: String, by: Fingerprint) {
+async fn cancelled_there(events: Option<mpsc::Receiver<ServerEvent>>, name: String, by: Option<Fingerprint>) {
     if let Some(mut events) = events {
         while let Some(event) = events.recv().await {
-            if let ServerEvent::CancelHeard { session, certificate: Some(certificate), .. } = event
+            // In the clear nobody proves anything: there the session's name, which nobody can guess, has to do.
+            if let ServerEvent::CancelHeard { session, certificate, .. } = event
                 && session == name
-                && certificate == by
+                && (by.is_none() || certificate == by)
             {
                 return;
             }
@@ -443,7 +452,7 @@ mod tests {
 
     fn phone(server: &TestServer) -> Phone {
         let (fingerprint, addresses) = (server.identity.fingerprint(), vec![server.address]);
-        Phone { fingerprint, alias: Alias::new("Pixel"), addresses }
+        Phone { fingerprint: Some(fingerprint), alias: Alias::new("Pixel"), addresses }
     }
 
     struct Pins(Vec<&'static str>);

@@ -40,7 +40,8 @@ impl Caller for HttpsCaller {
         async move {
             let path = match (scheme, route) {
                 (Scheme::Http, _) => {
-                    let sentence = "it speaks no HTTPS".to_owned();
+                    let sentence =
+                        format!("it speaks no HTTPS; `lan-backup send http://{address} PATH` sends to it in the clear");
                     return Err(CallFailure { stage: Stage::Connecting, sentence });
                 }
                 (Scheme::Https, Route::Native) => paths::REGISTER,

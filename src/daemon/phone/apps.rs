@@ -4,13 +4,17 @@
 use crate::backup::filter::FilterOptions;
 use crate::client::test_server::{Peer, TestServer};
 use crate::config::Home;
+use crate::daemon::locate::{Answering, Chooser, locate_any};
 use crate::daemon::phone::{Delivered, MAX_REFUSALS, PARALLEL, Packing, Phone, PhonePin, Trouble, deliver};
 use crate::daemon::{Context, Error, Result};
-use crate::model::{Alias, Fingerprint};
+use crate::identity::trust::Trust;
+use crate::model::{Alias, Device, Fingerprint, Rights};
 use crate::monitor::recording::RecordingMonitor;
 use crate::platform::shutdown::Shutdown;
+use crate::protocol::Announcement;
 use crate::protocol::localsend::PrepareFiles;
 use crate::protocol::paths;
+use axum::extract::connect_info::MockConnectInfo;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +23,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
@@ -125,7 +129,7 @@ async fn send(manner: Manner, names: &[&str]) -> Outcome {
     let loopback = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let context = Context::open(Home::at(home.path()), Some("laptop"), loopback, 53_999).unwrap();
     let (fingerprint, addresses) = (server.identity.fingerprint(), vec![server.address]);
-    let phone = Phone { fingerprint, alias: Alias::new("Pixel"), addresses };
+    let phone = Phone { fingerprint: Some(fingerprint), alias: Alias::new("Pixel"), addresses };
     let monitor = Arc::new(RecordingMonitor::default());
     let paths: Vec<_> = names.iter().map(|name| tree.path().join(name)).collect();
     let (filter, shutdown, mut pin) = (FilterOptions::default(), Shutdown::new(), NoPin);
@@ -190,4 +194,77 @@ async fn what_an_app_says_to_an_offer_is_told_in_its_own_words() {
     assert_eq!(code(429).await, "too-many");
     assert_eq!(code(401).await, "no-pin");
     assert_eq!(code(500).await, "failed");
+}
+
+struct Nobody;
+
+impl Chooser for Nobody {
+    fn choose(&mut self, _: &str, _: &[Device]) -> Option<usize> {
+        None
+    }
+}
+
+/// An app whose encryption is off, where a person has said so; it is never called so when it looks like a paired device.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_in_the_clear_gets_files_where_its_address_says_so_and_a_paired_device_never_does() {
+    let app = App(PLAIN, Arc::default());
+    let said = Arc::new(Mutex::new(Announcement::of_this_device(
+        Alias::new("Pixel"),
+        Fingerprint::from_bytes([7; 32]),
+        53317,
+        true,
+    )));
+    let register = {
+        let said = said.clone();
+        post(async move || Json(said.lock().unwrap().clone()))
+    };
+    // What stands in for the handshake that is missing here.
+    let nobody = MockConnectInfo(Peer { fingerprint: None, exporter: [0; 32] });
+    let router = Router::new()
+        .route(paths::LOCALSEND_REGISTER, register)
+        .route(paths::LOCALSEND_PREPARE_UPLOAD, post(App::prepare))
+        .route(paths::LOCALSEND_UPLOAD, post(App::upload))
+        .with_state(app.clone())
+        .layer(nobody);
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+    let (home, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(tree.path().join("a"), "in the clear").unwrap();
+    let loopback = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let context = Context::open(Home::at(home.path()), Some("laptop"), loopback, 53_999).unwrap();
+    let name = format!("http://{address}/");
+
+    let Answering::Phone(phone) = locate_any(&context, &name, &mut Nobody).await.unwrap() else { panic!("no phone") };
+    assert_eq!((phone.fingerprint, phone.alias.as_str()), (None, "Pixel"));
+    let monitor = Arc::new(RecordingMonitor::default());
+    let (filter, shutdown, mut pin) = (FilterOptions::default(), Shutdown::new(), NoPin);
+    let paths = [tree.path().join("a")];
+    let sent = deliver(&context, &phone, &paths, &filter, Packing::Files, &mut pin, monitor.clone(), &shutdown).await;
+    assert_eq!(sent.unwrap(), Delivered { files: 1, bytes: 12, not_wanted: 0, failed: 0 });
+    assert_eq!(app.1.lock().unwrap().files["a"], b"in the clear");
+    assert!(monitor.notices().iter().any(|notice| notice.contains("not encrypted")), "and it is said");
+
+    let paired = Trust {
+        fingerprint: Fingerprint::from_bytes([7; 32]),
+        signing_key: "ab".repeat(32),
+        alias: Alias::new("nas"),
+        rights: Rights::of_a_paired_device(),
+        paired_at: jiff::Timestamp::UNIX_EPOCH,
+        sets: BTreeSet::new(),
+        restore_from: BTreeSet::new(),
+        address: None,
+    };
+    context.trust.insert(paired).unwrap();
+    for alias in ["Pixel", "nas"] {
+        // By the fingerprint that it claims, then by its name.
+        let error = locate_any(&context, &name, &mut Nobody).await.unwrap_err();
+        assert!(matches!(error, Error::PairedAsLocalSend(_)), "{alias}: {error}");
+        let other = Fingerprint::from_bytes([8; 32]);
+        *said.lock().unwrap() = Announcement::of_this_device(Alias::new("nas"), other, 53317, true);
+    }
+    for wrong in ["http://nas", "http://", "http://192.168.1.7:x"] {
+        assert!(matches!(locate_any(&context, wrong, &mut Nobody).await, Err(Error::Usage { .. })), "{wrong}");
+    }
+    serving.abort();
 }
