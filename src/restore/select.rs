@@ -89,11 +89,11 @@ impl Selection {
                 }
                 let have = fitting.len();
                 let set = &newest.record.set;
-                let what = if have == 1 { "is 1 snapshot".to_owned() } else { format!("are {have} snapshots") };
+                let what = if have == 1 { "1 snapshot".to_owned() } else { format!("{have} snapshots") };
                 fitting
                     .get(*back)
                     .copied()
-                    .ok_or_else(|| Error::Selection(format!("set `{set}` has no latest~{back}: there {what}")))
+                    .ok_or_else(|| Error::Selection(format!("set `{set}` has only {what}, there is no latest~{back}")))
             }
         }
     }
