@@ -7,6 +7,7 @@ use crate::cli::output::Output;
 use crate::cli::settings::Globals;
 use crate::cli::size;
 use crate::cli::snapshots::local_time;
+use crate::daemon::error::DAMAGED;
 use crate::daemon::locate::locate;
 use crate::daemon::look::{self, Found};
 use crate::daemon::retrieve::{self, Opened};
@@ -82,10 +83,17 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
     }
     let (paths, states) = (size::counted(seen.paths, "path"), size::counted(seen.states, "state"));
     let snapshots = size::counted(seen.snapshots as u64, "snapshot");
+    let unread = match seen.unread {
+        0 => String::new(),
+        unread => format!(", of which {} could not be looked through to the end", size::count(unread)),
+    };
     if seen.paths == 0 {
-        output.say(&format!("nothing in {snapshots} fits `{}`", args.pattern));
+        output.say(&format!("nothing fits `{}` in {snapshots}{unread}", args.pattern));
     } else {
-        output.say(&format!("{paths} in {states}, in {snapshots}"));
+        output.say(&format!("{paths} in {states}, in {snapshots}{unread}"));
+    }
+    if seen.unread > 0 {
+        output.talk(&format!("hint: {}", DAMAGED.replace('\n', "\n      ")));
     }
     if seen.lost > 0 {
         output.say("hint: what is LOST cannot be restored from there; the other states can, and `lan-backup send` on the source may heal it");
@@ -136,10 +144,7 @@ async fn look_through<V: Vault>(
     for unread in unread {
         seen.unread += 1;
         let (id, set) = (unread.snapshot.info.id.short(), &unread.snapshot.record.set);
-        output.fault(&format!(
-            "snapshot {id} of `{set}` could not be looked through to its end ({}); the others were",
-            unread.reason
-        ));
+        output.fault(&format!("snapshot {id} of `{set}` could not be looked through to its end: {}", unread.reason));
     }
     Ok(())
 }

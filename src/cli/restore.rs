@@ -335,8 +335,8 @@ impl Work<'_> {
 /// What can be had of a snapshot that has lost something.
 fn what_is_left(mark: &Mark) -> &'static str {
     if mark.manifest_hit {
-        "it cannot be restored whole, and perhaps only a folder of it can (SNAPSHOT:PATH); the snapshots before and after it can: \
-         `lan-backup snapshots DEVICE` lists them"
+        "it cannot be restored whole, and perhaps only a folder of it can (SNAPSHOT:PATH); those before and after it may be whole: \
+         `lan-backup snapshots DEVICE` lists them, and which are not"
     } else {
         "all its other files can be restored; `lan-backup find NAME` shows other states of the ones that are hit"
     }

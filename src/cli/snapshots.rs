@@ -43,7 +43,9 @@ pub async fn run(globals: &Globals, args: &Args, output: &Output) -> Result<Exit
         None => (here(&context, args.store.clone()).await?, Holder::This),
         Some(device) => there(&context, device, output).await?,
     };
-    unlisted.iter().for_each(|problem| output.alarm(problem));
+    for problem in &unlisted {
+        output.alarm(problem);
+    }
     let mut lines = vec![["ID", "SET", "FROM", "RECEIVED", "FILES", "SIZE", "SIGNED"].map(str::to_owned).to_vec()];
     let mut broken = unlisted.len();
     for repository in &repositories {

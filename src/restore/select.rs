@@ -89,9 +89,11 @@ impl Selection {
                 }
                 let have = fitting.len();
                 let set = &newest.record.set;
-                fitting.get(*back).copied().ok_or_else(|| {
-                    Error::Selection(format!("set `{set}` has only {have} snapshots, there is no latest~{back}"))
-                })
+                let what = if have == 1 { "1 snapshot".to_owned() } else { format!("{have} snapshots") };
+                fitting
+                    .get(*back)
+                    .copied()
+                    .ok_or_else(|| Error::Selection(format!("set `{set}` has only {what}, there is no latest~{back}")))
             }
         }
     }

@@ -143,7 +143,7 @@ impl Pace {
         grace: Duration::from_secs(20),
         grace_of_answers: Duration::from_secs(30),
         bytes_per_second: 16 << 10,
-        list: Duration::from_secs(120),
+        list: Duration::from_mins(2),
         place: TRANSFER_WAIT,
         pairing_reply: PAIRING_REPLY_DELAY,
     };

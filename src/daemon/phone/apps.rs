@@ -59,44 +59,44 @@ impl App {
         self.1.lock().unwrap().callers.push(peer.fingerprint);
         peer.fingerprint.is_some() || !self.0.needs_certificate
     }
+}
 
-    async fn prepare(State(app): State<Self>, peer: ConnectInfo<Peer>, Json(offer): Json<PrepareFiles>) -> Response {
-        if !app.lets_in(&peer) {
-            return StatusCode::FORBIDDEN.into_response();
-        }
-        if app.0.offer != StatusCode::OK {
-            return (app.0.offer, Json(json!({ "message": "no" }))).into_response();
-        }
-        let tokens: HashMap<_, _> = offer.files.keys().map(|id| (id.clone(), format!("token {id}"))).collect();
-        app.1.lock().unwrap().names = offer.files.into_iter().map(|(id, file)| (id, file.file_name)).collect();
-        let mut answer = json!({ "sessionId": "s", "files": tokens });
-        if app.0.version == "2.2" {
-            answer["info"] = json!({ "alias": "Pixel", "version": "2.2", "download": true });
-        }
-        Json(answer).into_response()
+async fn prepare(State(app): State<App>, peer: ConnectInfo<Peer>, Json(offer): Json<PrepareFiles>) -> Response {
+    if !app.lets_in(&peer) {
+        return StatusCode::FORBIDDEN.into_response();
     }
+    if app.0.offer != StatusCode::OK {
+        return (app.0.offer, Json(json!({ "message": "no" }))).into_response();
+    }
+    let tokens: HashMap<_, _> = offer.files.keys().map(|id| (id.clone(), format!("token {id}"))).collect();
+    app.1.lock().unwrap().names = offer.files.into_iter().map(|(id, file)| (id, file.file_name)).collect();
+    let mut answer = json!({ "sessionId": "s", "files": tokens });
+    if app.0.version == "2.2" {
+        answer["info"] = json!({ "alias": "Pixel", "version": "2.2", "download": true });
+    }
+    Json(answer).into_response()
+}
 
-    async fn upload(
-        State(app): State<Self>,
-        peer: ConnectInfo<Peer>,
-        Query(query): Query<HashMap<String, String>>,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> StatusCode {
-        if !app.lets_in(&peer) || query["token"] != format!("token {}", query["fileId"]) {
-            return StatusCode::FORBIDDEN;
-        }
-        // Sizes stand in the offer; no app of either generation asks for a length here.
-        assert!(headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json"));
-        let mut seen = app.1.lock().unwrap();
-        let name = seen.names[&query["fileId"]].clone();
-        let of_file = *seen.tries.entry(name.clone()).and_modify(|tries| *tries += 1).or_insert(1);
-        let answer = (app.0.upload)(&name, of_file, seen.tries.values().sum());
-        if answer == StatusCode::OK {
-            seen.files.insert(name, body.to_vec());
-        }
-        answer
+async fn upload(
+    State(app): State<App>,
+    peer: ConnectInfo<Peer>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    if !app.lets_in(&peer) || query["token"] != format!("token {}", query["fileId"]) {
+        return StatusCode::FORBIDDEN;
     }
+    // Sizes stand in the offer; no app of either generation asks for a length here.
+    assert!(headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json"));
+    let mut seen = app.1.lock().unwrap();
+    let name = seen.names[&query["fileId"]].clone();
+    let of_file = *seen.tries.entry(name.clone()).and_modify(|tries| *tries += 1).or_insert(1);
+    let answer = (app.0.upload)(&name, of_file, seen.tries.values().sum());
+    if answer == StatusCode::OK {
+        seen.files.insert(name, body.to_vec());
+    }
+    answer
 }
 
 struct NoPin;
@@ -118,8 +118,8 @@ struct Outcome {
 async fn send(manner: Manner, names: &[&str]) -> Outcome {
     let app = App(manner, Arc::default());
     let router = Router::new()
-        .route(paths::LOCALSEND_PREPARE_UPLOAD, post(App::prepare))
-        .route(paths::LOCALSEND_UPLOAD, post(App::upload))
+        .route(paths::LOCALSEND_PREPARE_UPLOAD, post(prepare))
+        .route(paths::LOCALSEND_UPLOAD, post(upload))
         .with_state(app.clone());
     let server = TestServer::start(router).await;
     let (home, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

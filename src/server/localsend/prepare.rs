@@ -279,7 +279,9 @@ async fn open(
     }
     shared.localsend.active().insert(id, Arc::new(active));
     shared.events.send(ServerEvent::SessionOpened(summary));
-    nothing_new.into_iter().for_each(|event| shared.events.send(event));
+    if let Some(event) = nothing_new {
+        shared.events.send(event);
+    }
     if nothing_to_come {
         settle(shared.clone(), id, true).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());

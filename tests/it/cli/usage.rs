@@ -54,7 +54,7 @@ fn paths_names_and_patterns_that_cannot_be_are_refused_before_anybody_is_asked()
     let to = lan.path("to");
     let to = to.to_str().unwrap();
     for (what, sentence) in [
-        ("latest~1", "only 1 snapshots, there is no latest~1"),
+        ("latest~1", "only 1 snapshot, there is no latest~1"),
         ("latest~x", "is not `latest~NUMBER`"),
         ("zz", "neither `latest`, `latest~NUMBER` nor the beginning of a snapshot id"),
         ("00000000", "there is no snapshot `00000000`"),
