@@ -348,7 +348,7 @@ impl Inner {
                         tracing::error!(repository = %id, error = &error as &dyn std::error::Error, "a repository cannot be used");
                     }
                     let unusable = known.unusable.get(&id).filter(|_| !passing);
-                    let why = unusable.map_or_else(|| error.to_string(), |unusable| unusable.sentence());
+                    let why = unusable.map_or_else(|| error.to_string(), Unusable::sentence);
                     report.unusable_repositories.push((id.to_string(), why));
                     if passing {
                         known.unusable.remove(&id);

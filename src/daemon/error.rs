@@ -297,11 +297,12 @@ fn store_hint(error: &store::Error) -> Option<&'static str> {
             Some("newer snapshots are not touched by this; `lan-backup snapshots` lists what is there")
         }
         store::Error::Unusable { path, .. } if path.ends_with(STORE_FILE) => Some(
-            "`lan-backup repair` mends a flipped bit; else move that one file away and run this again, which makes a new one: nothing of \
-             what was backed up is in it",
+            "this disk may be failing; copy the store elsewhere before anything else. `lan-backup repair` mends a flipped bit; else move that \
+             one file away and run this again, which makes a new one: nothing of what was backed up is in it",
         ),
         store::Error::Unusable { .. } => Some(
-            "`lan-backup repair` mends a flipped bit; else put a copy of that one file back, from another copy of the store, and run this again",
+            "this disk may be failing; copy the store elsewhere before anything else. `lan-backup repair` mends a flipped bit; else put a copy \
+             of that one file back, from another copy of the store, and run this again",
         ),
         store::Error::Full => Some("make space on this device; nothing old was touched"),
         store::Error::Damaged { .. } | store::Error::Pack { .. } | store::Error::Chunk { .. } => {

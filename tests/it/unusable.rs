@@ -14,6 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A way to ask a store for repositories.
+type Ask = fn(&Store) -> lan_backup::store::Result<Vec<Arc<Repository>>>;
+
 fn small(folder: &Path, part: &str) -> PathBuf {
     files(folder).into_iter().find(|path| path.to_string_lossy().contains(part)).unwrap()
 }
@@ -117,7 +120,7 @@ fn who_restores_or_lists_has_a_flipped_bit_mended_and_is_never_told_that_there_i
         back_up(&repository, "documents", vec![noise(1, 500)]);
         let id = repository.id();
         drop((store, repository));
-        let asks: [fn(&Store) -> lan_backup::store::Result<Vec<Arc<Repository>>>; 4] = [
+        let asks: [Ask; 4] = [
             |store| store.find_owned(&OWNER).map(|one| one.into_iter().collect()),
             |store| store.find_matching("Laptop"),
             |store| store.find_matching(&OWNER.to_string()[..6]),
