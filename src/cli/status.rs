@@ -188,7 +188,9 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
         output.line(&format!("  healed {at}: {alias}: snapshot {}, everything is there again", mark.snapshot.short()));
     }
     for pack in &health.gone {
-        output.line(&format!("  GONE: {alias}: pack {pack} was there, and is not; `lan-backup verify` says what needs it"));
+        output.line(&format!(
+            "  GONE: {alias}: pack {pack} was there, and is not; `lan-backup verify` says what needs it"
+        ));
     }
     for pack in &health.in_doubt {
         output.line(&format!("  IN DOUBT: {alias}: pack {pack} could not give what it should"));

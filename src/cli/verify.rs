@@ -245,7 +245,11 @@ mod tests {
     }
 
     fn hit(files: usize, more_files: u64) -> DamagedSnapshot {
-        DamagedSnapshot { files: (0..files).map(|n| format!("f{n}")).collect(), more_files, ..DamagedSnapshot::sample() }
+        DamagedSnapshot {
+            files: (0..files).map(|n| format!("f{n}")).collect(),
+            more_files,
+            ..DamagedSnapshot::sample()
+        }
     }
 
     #[test]

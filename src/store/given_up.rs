@@ -7,6 +7,7 @@
 use crate::model::{Forgotten, SetName, SnapshotId};
 use crate::store::error::Result;
 use crate::store::layout::{self, ObjectName};
+use crate::store::marks;
 use crate::store::prune::needed::{Need, Needed};
 use crate::store::records::All;
 use crate::store::repository::Repository;
@@ -78,10 +79,12 @@ impl Repository {
         let fits = |id: &SnapshotId| id.to_string().starts_with(prefix);
         let (all, forgotten) = (self.records.all()?, self.forgotten.all()?);
         let mut lost = self.unknown_needs(&all, &forgotten, self.packs.clock.now())?;
-        lost.extend(small::look(self)?.missing.into_iter().filter(|gone| !forgotten.contains_key(&gone.id)).map(|gone| {
-            let name = layout::record(&gone.set, gone.sequence, &gone.id);
-            LostRecord { id: gone.id, sequence: gone.sequence, name, by_lists: false }
-        }));
+        lost.extend(small::look(self)?.missing.into_iter().filter(|gone| !forgotten.contains_key(&gone.id)).map(
+            |gone| {
+                let name = layout::record(&gone.set, gone.sequence, &gone.id);
+                LostRecord { id: gone.id, sequence: gone.sequence, name, by_lists: false }
+            },
+        ));
         lost.retain(|lost| fits(&lost.id));
         for kept in all.good.iter().filter(|kept| fits(&kept.info.id) && !forgotten.contains_key(&kept.info.id)) {
             let (set, sequence) = (&kept.record.set, kept.record.sequence);
@@ -107,7 +110,7 @@ impl Repository {
             self.forgotten.give_up(&lost.id, now)?;
         }
         // Nothing is owed to it any more.
-        Ok(self.packs.shelf.delete(&layout::mark(&lost.id))?)
+        marks::delete_if_there(&*self.packs.shelf, &layout::mark(&lost.id))
     }
 }
 

@@ -76,9 +76,11 @@ impl fmt::Display for RecoveryReport {
         lines.extend(
             self.foreign_owner_logs.iter().map(|id| format!("repository {id} was kept by another device before")),
         );
-        lines.extend(self.vanished_packs.iter().map(|id| {
-            format!("pack {id} is gone: what needs it is damaged, and `lan-backup verify` names that")
-        }));
+        lines.extend(
+            self.vanished_packs
+                .iter()
+                .map(|id| format!("pack {id} is gone: what needs it is damaged, and `lan-backup verify` names that")),
+        );
         lines.extend(self.unreadable_packs.iter().map(|(_, problem)| problem.clone()));
         lines.extend(self.unreadable_records.iter().map(|(_, problem)| problem.clone()));
         lines.extend(

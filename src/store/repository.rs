@@ -2,8 +2,8 @@
 
 use crate::model::limits::{MAX_MANIFEST_ENTRIES, MAX_RECORD_BYTES, MAX_SET_ROOTS};
 use crate::model::{
-    Alias, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId,
-    RepositoryParameters, SetName, SignedRecord, SnapshotId, SnapshotInfo,
+    Alias, ChunkId, ChunkerParameters, Fingerprint, OwnerEvent, Receipt, Record, RepositoryId, RepositoryParameters,
+    SetName, SignedRecord, SnapshotId, SnapshotInfo,
 };
 use crate::platform::Context;
 use crate::platform::clock::Clock;

@@ -221,8 +221,10 @@ pub(crate) fn look(
     let mut state = ScrubState::load(&*packs.shelf)?;
     let now = packs.clock.now();
     let work: Vec<(PackId, Depth)> = ids.iter().map(|id| (*id, depth(*id, options.data, &state, now))).collect();
-    let work: Vec<_> =
-        work.into_iter().map(|(id, depth)| (id, if whole.contains(&id) || doubts.contains_key(&id) { Depth::Data } else { depth })).collect();
+    let work: Vec<_> = work
+        .into_iter()
+        .map(|(id, depth)| (id, if whole.contains(&id) || doubts.contains_key(&id) { Depth::Data } else { depth }))
+        .collect();
     expect(packs, &work, monitor);
     let mut pass = packs::pass(packs, &work, monitor, shutdown)?;
     let rebuilt_index = packs.index.compare(&pass.summaries)?;

@@ -146,7 +146,10 @@ fn a_pack_that_is_gone_is_named_whoever_opened_the_store_first_and_until_nothing
         assert_eq!(file.chunks.len() as u64 + file.more_chunks, 40);
     }
     let report = repair(&store, &Silent, &Shutdown::new()).unwrap();
-    assert!(matches!(&report.repaired[..], [one] if one.fate == Fate::Gone && pack.ends_with(&one.path)), "{report:#?}");
+    assert!(
+        matches!(&report.repaired[..], [one] if one.fate == Fate::Gone && pack.ends_with(&one.path)),
+        "{report:#?}"
+    );
     assert!(report.left.is_empty() && report.damaged.len() == 1, "{report:#?}");
     // What it held comes again, in another pack; or it comes back itself.
     let other = tempfile::tempdir().unwrap();

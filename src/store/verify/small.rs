@@ -147,7 +147,9 @@ fn chain(
                     missing.push(gone);
                 }
                 _ => {
-                    let problem = format!("number {sequence} of set `{set}` does not follow number {last}: one of them was replaced");
+                    let problem = format!(
+                        "number {sequence} of set `{set}` does not follow number {last}: one of them was replaced"
+                    );
                     add(&name_of(kept), &problem);
                 }
             }

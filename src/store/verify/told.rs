@@ -111,7 +111,8 @@ impl Looked {
                 || self.small.given_up.contains(id)
                 || self.small.good.iter().any(|kept| kept.info.id == *id)
         };
-        let lost: BTreeSet<(u64, SnapshotId)> = damaged.chain(aside).chain(missing).filter(|(_, id)| !there(id)).collect();
+        let lost: BTreeSet<(u64, SnapshotId)> =
+            damaged.chain(aside).chain(missing).filter(|(_, id)| !there(id)).collect();
         let snapshot = |(sequence, snapshot)| DamagedSnapshot {
             repository: repository.id(),
             alias: repository.alias(),

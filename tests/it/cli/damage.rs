@@ -31,7 +31,10 @@ fn what_rots_is_found_repaired_and_brought_back_by_the_next_backup_without_a_wor
     assert_eq!((recent.code, &recent.last(1)["damagedFiles"]), (1, &1.into()));
     let known = nas.run(&["status"]);
     let row = known.lines.iter().find(|row| row["kind"] == "health").unwrap();
-    assert_eq!((known.code, row["inDoubt"].as_array().unwrap().len(), &row["damaged"][0]["files"][0]), (1, 1, &hit["files"][0]));
+    assert_eq!(
+        (known.code, row["inDoubt"].as_array().unwrap().len(), &row["damaged"][0]["files"][0]),
+        (1, 1, &hit["files"][0])
+    );
     assert_eq!(nas.run(&["repair", "--dry-run"]).code, 1);
     assert!(pack.exists());
 
