@@ -144,8 +144,9 @@ async fn tell_damage(mut news: mpsc::Receiver<News>, output: Output) {
             News::File { path, problem, fate } => repair::show_one(&Repaired { path, problem, fate }, &output),
             News::Damaged(snapshot) => {
                 verify::tell_snapshot(&snapshot, verify::Shown::Few, &output);
-                let hints = verify::hints(std::slice::from_ref(&snapshot), verify::Shown::Few);
-                hints.iter().for_each(|hint| output.talk(&format!("hint: {hint}")));
+                for hint in verify::hints(std::slice::from_ref(&snapshot), verify::Shown::Few) {
+                    output.talk(&format!("hint: {hint}"));
+                }
             }
             News::Frozen { alias, set, freeze } => show_freeze(&alias, &set, &freeze, &output),
             News::Healed { alias, mark } => repair::show_healed(&mark, Some(&alias), &output),
