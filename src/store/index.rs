@@ -6,6 +6,11 @@
 //!
 //! Several processes share one file (WAL). One that builds it anew makes another beside it and puts that in its place when it is complete; the
 //! others notice by the file's identity and open that.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | the tables, and the suspicion with which they are read |
+//! | `build` | building it anew |
 
 pub(crate) mod build;
 pub(crate) mod table;
