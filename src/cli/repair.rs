@@ -94,7 +94,9 @@ fn show(report: &RepairReport, folder: &str, shown: Shown, output: &Output) {
             .talk("hint: what could not be repaired is named above; a copy of that file from another disk would help");
     }
     if !report.damaged.is_empty() {
-        hints(&report.damaged, shown).iter().for_each(|hint| output.talk(&format!("hint: {hint}")));
+        for hint in hints(&report.damaged, shown) {
+            output.talk(&format!("hint: {hint}"));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::daemon::{Context, Error};
 use crate::model::Mark;
 use crate::model::text::clean;
 use crate::signer;
+use crate::store::health::Health;
 use crate::store::prune::freezes::Look;
 use crate::store::rhythm::overdue_since;
 use crate::store::{RecoveryReport, Repository};
@@ -205,23 +206,25 @@ fn health(repository: &Repository, output: &Output) -> Result<bool, Error> {
         let plural = if aside == 1 { "damaged file lies" } else { "damaged files lie" };
         output.line(&format!("  {alias}: {aside} {plural} in `quarantine`; {}", of_aside(is_well)));
     }
-    match (health.oldest_read, health.packs_never_read) {
-        (Some(at), _) if health.is_well() => {
-            let at = local_time(at);
-            output.line(&format!("  {alias}: every byte was read and found right since {at}"));
-        }
-        (Some(at), _) => {
-            output.line(&format!("  {alias}: the packs that are here were all read since {}", local_time(at)));
-        }
-        (None, 0) => {}
-        (None, left) => {
-            let (read, all) = (size::count(health.packs - left), size::count(health.packs));
-            output.line(&format!(
-                "  {alias}: {read} of {all} packs read again since they came (`serve` reads them in time)"
-            ));
-        }
+    if let Some(read) = read_when(&health) {
+        output.line(&format!("  {alias}: {read}"));
     }
     Ok(health.is_well())
+}
+
+/// When packs were read. Nobody is told in one breath that something is damaged and that everything is right.
+fn read_when(health: &Health) -> Option<String> {
+    match (health.oldest_read, health.packs_never_read) {
+        (Some(at), _) if health.is_well() => {
+            Some(format!("every byte was read and found right since {}", local_time(at)))
+        }
+        (Some(at), _) => Some(format!("the packs that are here were all read since {}", local_time(at))),
+        (None, 0) => None,
+        (None, left) => {
+            let (read, all) = (size::count(health.packs - left), size::count(health.packs));
+            Some(format!("{read} of {all} packs read again since they came (`serve` reads them in time)"))
+        }
+    }
 }
 
 /// What a person may do with what was set aside.
@@ -259,4 +262,21 @@ pub fn described(mark: &Mark) -> String {
 
 fn report(recovery: &RecoveryReport, output: &Output) {
     recovery.to_string().lines().for_each(|line| output.talk(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PackId;
+
+    #[test]
+    fn nothing_is_said_to_be_right_beside_what_is_damaged_and_only_then_is_what_lies_aside_of_no_use() {
+        let well = Health { packs: 3, oldest_read: Some(jiff::Timestamp::UNIX_EPOCH), ..Health::default() };
+        assert!(read_when(&well).is_some_and(|text| text.contains("found right")));
+        let pack = vec![PackId::from_bytes([1; 32])];
+        for hurt in [Health { gone: pack.clone(), ..well.clone() }, Health { in_doubt: pack.clone(), ..well.clone() }] {
+            assert!(read_when(&hurt).is_some_and(|text| !text.contains("right")));
+        }
+        assert!(of_aside(true).contains("may be deleted") && !of_aside(false).contains("deleted"));
+    }
 }

@@ -135,7 +135,9 @@ pub fn tell(findings: &Findings, folder: &str, shown: Shown, output: &Output) {
     }
     // A repair changes what can be done about the rest, and says it then.
     if findings.files.iter().all(|file| !file.repairable) || findings.snapshots.iter().any(is_beyond_its_source) {
-        hints(&findings.snapshots, shown).iter().for_each(|hint| output.talk(&format!("hint: {hint}")));
+        for hint in hints(&findings.snapshots, shown) {
+            output.talk(&format!("hint: {hint}"));
+        }
     }
 }
 
@@ -203,7 +205,9 @@ pub fn tell_snapshot(snapshot: &DamagedSnapshot, shown: Shown, output: &Output) 
             "moreFiles": snapshot.more_files,
         }),
     );
-    snapshot_lines(snapshot, shown).iter().for_each(|line| output.line(line));
+    for line in snapshot_lines(snapshot, shown) {
+        output.line(&line);
+    }
 }
 
 fn snapshot_lines(snapshot: &DamagedSnapshot, shown: Shown) -> Vec<String> {

@@ -8,6 +8,7 @@
 use crate::model::{Block, ChunkId, PackId};
 use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
+use crate::store::marks;
 use crate::store::repository::Repository;
 use crate::store::sealed::{seal, unseal};
 use crate::store::shelf::Shelf;
@@ -115,7 +116,7 @@ pub(crate) fn raise(shelf: &dyn Shelf, pack: PackId) {
 
 /// A doubt has ended; fine when there was none.
 pub(crate) fn settle(shelf: &dyn Shelf, pack: &PackId) {
-    if let Err(error) = shelf.delete(&layout::doubt(pack)) {
+    if let Err(error) = marks::delete_if_there(shelf, &layout::doubt(pack)) {
         tracing::warn!(%pack, error = &error as &dyn std::error::Error, "a doubt that has ended cannot be taken away");
     }
 }

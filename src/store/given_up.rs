@@ -7,6 +7,7 @@
 use crate::model::{Forgotten, SetName, SnapshotId};
 use crate::store::error::Result;
 use crate::store::layout::{self, ObjectName};
+use crate::store::marks;
 use crate::store::prune::needed::{Need, Needed};
 use crate::store::records::All;
 use crate::store::repository::Repository;
@@ -109,7 +110,7 @@ impl Repository {
             self.forgotten.give_up(&lost.id, now)?;
         }
         // Nothing is owed to it any more.
-        Ok(self.packs.shelf.delete(&layout::mark(&lost.id))?)
+        marks::delete_if_there(&*self.packs.shelf, &layout::mark(&lost.id))
     }
 }
 

@@ -6,6 +6,11 @@
 //!
 //! Several processes share one file (WAL). One that builds it anew makes another beside it and puts that in its place when it is complete; the
 //! others notice by the file's identity and open that.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | the tables, and the suspicion with which they are read |
+//! | `build` | building it anew |
 
 pub(crate) mod build;
 pub(crate) mod table;
@@ -265,7 +270,7 @@ impl Index {
         self.shelf.confirm(&new.iter().map(layout::pack).collect::<Vec<_>>())?;
         for ids in new.chunks(PACKS_PER_TRANSACTION) {
             let mut bad = Vec::new();
-            let packs = self.read_trailers(ids, &mut bad)?;
+            let packs = self.read_trailers(ids, &mut bad);
             result.unreadable.extend(bad.into_iter().map(|(id, error)| (id, error.to_string())));
             result.added += packs.len() as u64;
             self.add(&packs)?;
@@ -273,7 +278,7 @@ impl Index {
         Ok(result)
     }
 
-    fn read_trailers(&self, ids: &[PackId], bad: &mut Vec<(PackId, Error)>) -> Result<Vec<IndexedPack>> {
+    fn read_trailers(&self, ids: &[PackId], bad: &mut Vec<(PackId, Error)>) -> Vec<IndexedPack> {
         let mut packs = Vec::with_capacity(ids.len());
         for id in ids {
             let object = match self.shelf.open(&layout::pack(id)) {
@@ -290,7 +295,7 @@ impl Index {
                 Err(error) => bad.push((*id, error)),
             }
         }
-        Ok(packs)
+        packs
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -63,6 +63,14 @@ pub fn heal(shelf: &dyn Shelf, mark: &Mark, now: Timestamp) -> Result<()> {
     save(shelf, &Mark { healed_at: Some(mark.healed_at.unwrap_or(now)), ..mark.clone() })
 }
 
+/// Deletes a small object whose folder may never have been made.
+pub(crate) fn delete_if_there(shelf: &dyn Shelf, name: &layout::ObjectName) -> Result<()> {
+    match shelf.open(name) {
+        Err(error) if error.is_not_found() => Ok(()),
+        _ => Ok(shelf.delete(name)?),
+    }
+}
+
 /// Takes away what has been told for long enough.
 pub fn forget_healed(shelf: &dyn Shelf, marks: &[Mark], now: Timestamp) -> Result<()> {
     for mark in marks {

@@ -76,7 +76,7 @@ pub fn repair(store: &Store, monitor: &dyn Monitor, shutdown: &Shutdown) -> Resu
 }
 
 /// What cannot be set aside, most likely for want of room, is named and marked all the same, and keeps nothing else from being repaired.
-fn left(error: Error) -> Fate {
+fn left(error: &Error) -> Fate {
     Fate::Left { why: error.to_string() }
 }
 
@@ -91,13 +91,13 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
         report.repaired.push(Repaired { path, problem, fate: Fate::Gone });
     }
     for bad in &looked.pass.bad {
-        let fate = repository.set_pack_aside(bad.id).unwrap_or_else(left);
+        let fate = repository.set_pack_aside(bad.id).unwrap_or_else(|error| left(&error));
         let (path, problem) = (path(layout::pack(&bad.id).as_str()), clean(&bad.problems.join("; ")));
         report.repaired.push(Repaired { path, problem, fate });
     }
     for (name, error) in &looked.small.bad {
         if error.is_damage() {
-            let fate = repository.set_record_aside(name).unwrap_or_else(left);
+            let fate = repository.set_record_aside(name).unwrap_or_else(|error| left(&error));
             report.repaired.push(Repaired { path: path(name.as_str()), problem: error.to_string(), fate });
         }
     }
@@ -123,7 +123,7 @@ fn one(repository: &Repository, report: &mut RepairReport, monitor: &dyn Monitor
         };
         // Nobody has read them since they went there.
         for id in rescued {
-            let fate = repository.set_pack_aside(id).unwrap_or_else(left);
+            let fate = repository.set_pack_aside(id).unwrap_or_else(|error| left(&error));
             if !matches!(fate, Fate::Whole | Fate::Gone) {
                 let (path, problem) =
                     (path(layout::pack(&id).as_str()), "it came back from the trash damaged".to_owned());

@@ -143,7 +143,12 @@ impl Scrubber {
             let (mut doubted, worried) = repository.take_doubts()?;
             doubted.retain(|pack| self.later.get(&(repository.id(), *pack)).is_none_or(|later| later.at <= now));
             for pack in &doubted {
-                self.set_aside(repository, *pack, "it could not give what it should", now, &mut step.news);
+                match repository.packs.shelf.open(&layout::pack(pack)) {
+                    Err(error) if !error.is_not_found() && !error.is_bad_medium() => {
+                        self.cannot_be_read(repository.id(), *pack, &error, now);
+                    }
+                    _ => self.set_aside(repository, *pack, "it could not give what it should", now, &mut step.news),
+                }
             }
             if due || worried || !doubted.is_empty() {
                 let looked = self.look(repository, now, step, shutdown);

@@ -264,13 +264,16 @@ pub(crate) fn look(
     // What became of the doubts: this is known now, or must not be forgotten.
     let shelf = &*packs.shelf;
     let (there, elsewhere): (BTreeSet<PackId>, _) = (ids.iter().copied().collect(), doubts::elsewhere(shelf)?);
-    let is_over = |doubt: &Doubt| match there.contains(&doubt.pack) {
-        true => pass.whole.contains(&doubt.pack),
-        // Nothing that is kept needs it: a row that was written while its pack went to the trash is no loss.
-        false => elsewhere.contains(&doubt.pack) || !doubt.explains(&all),
+    let is_over = |doubt: &Doubt| {
+        if there.contains(&doubt.pack) {
+            pass.whole.contains(&doubt.pack)
+        } else {
+            // Nothing that is kept needs it: a row that was written while its pack went to the trash is no loss.
+            elsewhere.contains(&doubt.pack) || !doubt.explains(&all)
+        }
     };
-    for pack in doubts.extract_if(.., |_, doubt| is_over(doubt)) {
-        doubts::settle(shelf, &pack.0);
+    for (pack, _) in doubts.extract_if(.., |_, doubt| is_over(doubt)) {
+        doubts::settle(shelf, &pack);
     }
     let vanished = doubts.into_values().filter(|doubt| !there.contains(&doubt.pack)).collect();
     pass.whole.iter().for_each(|id| state.passed(*id, now));

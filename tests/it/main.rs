@@ -12,6 +12,7 @@ mod crowd;
 mod disk_faults;
 mod engine;
 mod fuzzing;
+mod given_up;
 mod heal;
 mod hostile_lists;
 mod hostile_manifest;
