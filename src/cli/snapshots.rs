@@ -13,6 +13,7 @@ use crate::daemon::{Context, Error};
 use crate::protocol::listing::RepositoryListing;
 use crate::restore::chain::{Checked, Signature};
 use crate::server::listing::advertised;
+use crate::store::Unusable;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -124,7 +125,7 @@ async fn here(context: &Context, store: Option<PathBuf>) -> Result<Listed, Error
         listings.push(advertised(&repository)?);
         unreadable.extend(repository.unreadable_records()?);
     }
-    unreadable.extend(store.unusable().values().map(|unusable| unusable.sentence()));
+    unreadable.extend(store.unusable().values().map(Unusable::sentence));
     Ok((listings, unreadable))
 }
 

@@ -147,13 +147,14 @@ async fn hand_over(
     shutdown: &Shutdown,
 ) -> Result<Delivered> {
     let addresses = phone.addresses.clone();
-    let client = match phone.fingerprint {
-        Some(fingerprint) => Client::new(&context.identity, addresses, Expect::Known(fingerprint))?,
-        None => {
-            let notice = "what is sent to it is not encrypted, and nobody has proved to be it: whoever is on this network can read it";
-            monitor.notice(notice.to_owned());
-            Client::in_the_clear(&context.identity, addresses)?
-        }
+    let client = if let Some(fingerprint) = phone.fingerprint {
+        Client::new(&context.identity, addresses, Expect::Known(fingerprint))?
+    } else {
+        monitor.notice(
+            "what is sent is not encrypted, and nobody can tell who gets it: whoever is on this network can read it"
+                .to_owned(),
+        );
+        Client::in_the_clear(&context.identity, addresses)?
     };
     // So that its person can cancel: apps post that to the sender.
     let mut neighbourhood = Neighbourhood::open(context, NeighbourhoodOptions::transient()).await.ok();

@@ -201,7 +201,7 @@ impl Hand {
                 }
                 (Some(_), _) => self.lose_damaged(writer, WRONG_LENGTH),
                 (None, reason) => {
-                    self.lose_damaged(writer, reason.map_or("one of its parts was not sent", String::as_str))
+                    self.lose_damaged(writer, reason.map_or("one of its parts was not sent", String::as_str));
                 }
             },
             Step::Hole(length) if self.in_file.is_some() => {

@@ -130,6 +130,11 @@ impl Error {
         Self::Damaged { name: name.to_string(), problem: clean(&problem.to_string()) }
     }
 
+    /// What a full disk keeps from being written down, where nothing but a memory is lost by it.
+    pub(crate) fn unless_full(result: Result<()>) -> Result<()> {
+        result.or_else(|error| if error.is_full() { Ok(()) } else { Err(error) })
+    }
+
     /// No space is left on the disk.
     pub fn is_full(&self) -> bool {
         match self {

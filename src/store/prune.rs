@@ -104,6 +104,8 @@ pub enum Obstacle {
         /// What it was.
         to: Timestamp,
     },
+    /// The disk has no room for what has to be written down first.
+    Full,
     /// The user stopped it.
     Stopped,
 }
@@ -113,6 +115,11 @@ impl Obstacle {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Stopped => None,
+            Self::Full => Some(
+                "make a little room on that disk (some megabytes will do) and run `lan-backup prune` again; what lies in the trash becomes free \
+                 a day after it came there, by `lan-backup prune`, too"
+                    .to_owned(),
+            ),
             Self::Clock { .. } => Some(
                 "set the clock right; if it is right now, `lan-backup prune --release SET` for each set".to_owned(),
             ),
@@ -160,6 +167,7 @@ impl fmt::Display for Obstacle {
                 f,
                 "the clock of this device has jumped to {to}, when it should have been {from}, so nobody knows what is old: nothing was thrown away"
             ),
+            Self::Full => f.write_str("the disk is full, so not all of it could be done; what was done holds"),
             Self::Stopped => f.write_str("it was stopped"),
         }
     }
@@ -281,7 +289,8 @@ impl<'a> Prune<'a> {
     /// The disk's. What was done until then holds, and running again goes on.
     pub fn run(self) -> Result<PruneReport> {
         let Self { plan, mut sweep, _only: only } = self;
-        for choice in &plan.sets {
+        let mut full = false;
+        'sets: for choice in &plan.sets {
             for snapshot in choice.unwanted() {
                 if (sweep.stopped)() {
                     sweep.report.obstacle = Some(Obstacle::Stopped);
@@ -289,14 +298,25 @@ impl<'a> Prune<'a> {
                 }
                 let rule = choice.keep.to_string();
                 let mark = Forgotten { record: snapshot.id, rule, when: plan.now, until: plan.until };
-                sweep.repository.forgotten.put(&mark)?;
+                match sweep.repository.forgotten.put(&mark) {
+                    // Throwing away needs no room, and makes some.
+                    Err(error) if error.is_full() => {
+                        full = true;
+                        break 'sets;
+                    }
+                    put => put?,
+                }
                 sweep.report.forgotten.push((choice.set.clone(), snapshot.id));
             }
         }
-        sweep.report.obstacle = match plan.obstacle {
-            Some(obstacle) => Some(obstacle),
-            None => throw_away(&mut sweep, &plan)?.err(),
+        let thrown_away = match plan.obstacle {
+            Some(obstacle) => Err(obstacle),
+            None => match throw_away(&mut sweep, &plan) {
+                Err(error) if error.is_full() => Err(Obstacle::Full),
+                done => done?,
+            },
         };
+        sweep.report.obstacle = thrown_away.err().or(full.then_some(Obstacle::Full));
         drop(only);
         Ok(sweep.report)
     }

@@ -222,8 +222,8 @@ async fn an_app_in_the_clear_gets_files_where_its_address_says_so_and_a_paired_d
     let nobody = MockConnectInfo(Peer { fingerprint: None, exporter: [0; 32] });
     let router = Router::new()
         .route(paths::LOCALSEND_REGISTER, register)
-        .route(paths::LOCALSEND_PREPARE_UPLOAD, post(App::prepare))
-        .route(paths::LOCALSEND_UPLOAD, post(App::upload))
+        .route(paths::LOCALSEND_PREPARE_UPLOAD, post(prepare))
+        .route(paths::LOCALSEND_UPLOAD, post(upload))
         .with_state(app.clone())
         .layer(nobody);
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

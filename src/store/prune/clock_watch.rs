@@ -10,7 +10,7 @@
 
 use crate::model::SetName;
 use crate::platform::clock::{Clock, Uptime};
-use crate::store::error::Result;
+use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
 use crate::store::sealed;
 use crate::store::shelf::Shelf;
@@ -119,7 +119,8 @@ impl ClockWatch {
             Self { seen: watch.seen, ..before.clone() } == watch && !moved.is_negative() && moved < PAUSE
         };
         if before.is_none_or(|before| !quiet(&before)) {
-            watch.save(shelf)?;
+            // What is seen now holds all the same; and a disk is never so full that nothing can be thrown away from it.
+            Error::unless_full(watch.save(shelf))?;
         }
         Ok(watch)
     }

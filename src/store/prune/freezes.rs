@@ -1,7 +1,7 @@
 //! Which sets the brake has stopped, and why: what records say, what was measured, and the clock, put together.
 
 use crate::model::{SetName, SnapshotId};
-use crate::store::error::Result;
+use crate::store::error::{Error, Result};
 use crate::store::prune::brake::{self, Freeze};
 use crate::store::prune::clock_watch::ClockWatch;
 use crate::store::prune::rewritten::BrakeState;
@@ -41,7 +41,7 @@ impl Repository {
             let marks = self.forgotten.all()?;
             let gone = |id: &SnapshotId| marks.get(id).is_some_and(|mark| mark.until <= now);
             if state.measure(&self.packs, &good, &gone, stopped)? && look == Look::Keep {
-                state.save(shelf)?;
+                Error::unless_full(state.save(shelf))?;
             }
         }
         let released = self.forgotten.released()?;
