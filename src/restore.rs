@@ -22,7 +22,7 @@
 //! | [`dir_target`] | into a folder |
 //! | [`dir_writer`] | its files, by several threads |
 //! | [`zip_target`] | into a zip file |
-//! | [`write`] | loads into a target, by several threads |
+//! | [`mod@write`] | loads into a target, by several threads |
 //! | [`mod@run`] | plan, fetch and target together |
 
 pub mod action;
