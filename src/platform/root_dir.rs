@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, 
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -192,11 +192,24 @@ pub fn modified(metadata: &Metadata) -> FileTime {
     FileTime::new(metadata.mtime(), metadata.mtime_nsec() as u32)
 }
 
-/// Has the system begin to write a part of an open file to the disk, and not keep it in memory afterwards. A hint: it changes nothing
-/// about what is durable, and a system that cannot do it does not.
-pub fn begin_write_back(file: impl AsFd, part: Range<u64>) {
-    let length = std::num::NonZero::new(part.end.saturating_sub(part.start));
-    let _ = rustix::fs::fadvise(file, part.start, length, rustix::fs::Advice::DontNeed);
+/// How far the disk was told to write a file that grows: of a large one it begins to write so many bytes at a time while the next ones
+/// come, since all of it at the end would be waited for. A hint: it changes nothing about what is durable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteBack {
+    begun: u64,
+}
+
+impl WriteBack {
+    const BYTES: u64 = 16 << 20;
+
+    /// The file has so many bytes now. What the disk begins to write is not kept in memory afterwards.
+    pub fn grown(&mut self, file: impl AsFd, length: u64) {
+        if let Some(part) = NonZero::new(length.saturating_sub(self.begun)).filter(|part| part.get() >= Self::BYTES) {
+            // A system that cannot do it does not.
+            let _ = rustix::fs::fadvise(file, self.begun, Some(part), rustix::fs::Advice::DontNeed);
+            self.begun = length;
+        }
+    }
 }
 
 /// Gives an open file its mode.

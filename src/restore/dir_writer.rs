@@ -8,7 +8,7 @@ use crate::monitor::{Fault, Monitor};
 use crate::platform::attributes::{self, OwnerNumbers};
 use crate::platform::fs::File;
 use crate::platform::random;
-use crate::platform::root_dir::{self, Replace, RootDir};
+use crate::platform::root_dir::{self, Replace, RootDir, WriteBack};
 use crate::restore::action::Planned;
 use crate::restore::folder_stack::FolderStack;
 use crate::restore::links::Existing;
@@ -30,9 +30,6 @@ pub enum SetIds {
     /// They are put back, as far as this user may.
     PutBack,
 }
-
-/// Of a large file the disk begins to write so many bytes at a time while the next ones come: all of it at the end would be waited for.
-const WRITE_BACK_BYTES: u64 = 16 << 20;
 
 /// What all writers of one restore share.
 #[derive(Debug)]
@@ -144,8 +141,7 @@ struct Current {
     in_group: bool,
     // Bytes so far, holes at the end included.
     length: u64,
-    // How many of them the disk was told to write.
-    on_its_way: u64,
+    write_back: WriteBack,
 }
 
 impl DirWriter {
@@ -168,7 +164,16 @@ impl FileWriter for DirWriter {
         let _ = file.try_lock();
         let (metadata, replace) = (planned.entry.metadata.clone(), planned.action.replace());
         let in_group = is_in_group(planned);
-        self.current = Some(Current { file, temporary, path, metadata, replace, in_group, length: 0, on_its_way: 0 });
+        self.current = Some(Current {
+            file,
+            temporary,
+            path,
+            metadata,
+            replace,
+            in_group,
+            length: 0,
+            write_back: WriteBack::default(),
+        });
         Ok(())
     }
 
@@ -176,10 +181,7 @@ impl FileWriter for DirWriter {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.length += bytes.len() as u64;
         current.file.write_all(bytes)?;
-        if current.length - current.on_its_way >= WRITE_BACK_BYTES {
-            root_dir::begin_write_back(&current.file, current.on_its_way..current.length);
-            current.on_its_way = current.length;
-        }
+        current.write_back.grown(&current.file, current.length);
         Ok(())
     }
 

@@ -6,8 +6,8 @@
 //! memory and no third, however many files come at once. Blocking.
 
 use crate::codec::{Compression, Encoder};
+use crate::model::ChunkId;
 use crate::model::limits::{BLOCK_TARGET_BYTES, MAX_BLOCK_CHUNKS};
-use crate::model::{Block, ChunkId};
 use crate::store::{Error, Repository, Result};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -139,11 +139,13 @@ impl Inner {
         }
         let missing: HashSet<_> = self.repository.missing(&ids)?.into_iter().collect();
         let missing: Vec<_> = batch.chunks.iter().filter(|(id, _)| missing.contains(id)).cloned().collect();
+        let (mut encoder, mut blocks) = (Encoder::new(Compression::default()), Vec::new());
         // A stuck batch may hold more than one pack takes.
         for part in parts(missing) {
             let mut writer = self.repository.begin_pack()?;
-            for block in blocks(&part) {
-                writer.append(&block)?;
+            for chunks in split(part, BLOCK_TARGET_BYTES as usize, MAX_BLOCK_CHUNKS) {
+                encoder.encode_into(&chunks, &mut blocks);
+                blocks.drain(..).try_for_each(|block| writer.append(&block))?;
             }
             writer.finish()?;
         }
@@ -159,13 +161,6 @@ type Chunks = Vec<(ChunkId, Bytes)>;
 
 fn parts(chunks: Chunks) -> Vec<Chunks> {
     split(chunks, BATCH_BYTES, usize::MAX)
-}
-
-fn blocks(chunks: &Chunks) -> impl Iterator<Item = Block> {
-    let mut encoder = Encoder::new(Compression::default());
-    split(chunks.clone(), BLOCK_TARGET_BYTES as usize, MAX_BLOCK_CHUNKS)
-        .into_iter()
-        .map(move |chunks| encoder.encode(&chunks))
 }
 
 /// Closes a part once it has `bytes` or `count`.

@@ -8,7 +8,7 @@
 
 use crate::model::{ContentHash, FileTime, Name, RelPath};
 use crate::platform::attributes;
-use crate::platform::root_dir::{self, Replace, RootDir};
+use crate::platform::root_dir::{self, Replace, RootDir, WriteBack};
 use crate::platform::{Context, Error, Result, fs, random};
 use crate::server::localsend::sessions::Wanted;
 use sha2::{Digest, Sha256};
@@ -129,7 +129,7 @@ impl Saver {
         let file = folder.create_file(&temporary)?;
         let folder = Arc::new(folder);
         let part = Part { folder, temporary, name: path.name(), path: path.clone(), file, bytes: 0 };
-        Ok(Saving { part })
+        Ok(Saving { part, write_back: WriteBack::default() })
     }
 
     /// The file is whole; it waits to be made durable together with others. Fails, too, when those before it could not be.
@@ -243,6 +243,7 @@ enum Missing {
 #[derive(Debug)]
 pub(crate) struct Saving {
     part: Part,
+    write_back: WriteBack,
 }
 
 impl Saving {
@@ -253,7 +254,9 @@ impl Saving {
             action: "write",
             path: PathBuf::from(self.part.path.to_string()),
             source,
-        })
+        })?;
+        self.write_back.grown(&self.part.file, self.part.bytes);
+        Ok(())
     }
 }
 
