@@ -58,8 +58,9 @@ const LONE_BYTES: usize = 64 << 10;
 const PROBED_BYTES: usize = 256 << 10;
 /// One piece of a probe, in bytes.
 const PROBE_BYTES: usize = 1 << 10;
-/// From one piece to the next: 32 pieces of a mebibyte.
-const PROBE_STEP: usize = 32 << 10;
+/// From one piece to the next: 31 pieces of a mebibyte. A prime, so that what repeats itself every so many kibibytes, as pages and records do,
+/// is not looked at in the same place each time.
+const PROBE_STEP: usize = 33_331;
 
 /// Makes blocks; keeps its compression context and buffers from one to the next.
 pub struct Encoder {
@@ -343,6 +344,19 @@ mod tests {
             let mut bytes = noise(2);
             bytes[start..start + 100_000].fill(b'x');
             assert_eq!(codec_of(bytes), Codec::Zstd, "{start}");
+        }
+    }
+
+    #[test]
+    fn pages_that_compress_behind_a_head_of_noise_are_compressed() {
+        let mut encoder = Encoder::new(Compression::default());
+        for page in [4 << 10, 8 << 10, 16 << 10, 32 << 10] {
+            let pages = (0..(1 << 20) / page).flat_map(|n: u64| {
+                let head = (0..page / 128).flat_map(move |i| *blake3::hash(&(n << 32 | i).to_le_bytes()).as_bytes());
+                head.chain(std::iter::repeat_n(b'x', (page - page / 4) as usize))
+            });
+            let bytes = Bytes::from(pages.collect::<Vec<u8>>());
+            assert_eq!(encoder.encode(&[(chunk_id(&bytes), bytes)]).header.codec, Codec::Zstd, "{page}");
         }
     }
 
