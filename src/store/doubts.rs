@@ -10,7 +10,7 @@ use crate::store::error::{Error, Result};
 use crate::store::layout::{self, FORMAT};
 use crate::store::marks;
 use crate::store::repository::Repository;
-use crate::store::sealed::{seal, unseal};
+use crate::store::sealed::{save_state, unseal};
 use crate::store::shelf::Shelf;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -96,8 +96,7 @@ fn read(shelf: &dyn Shelf, name: &layout::ObjectName) -> Result<Doubt> {
 
 /// Writes a doubt down, in the place of an older one.
 pub(crate) fn save(shelf: &dyn Shelf, doubt: &Doubt) -> Result<()> {
-    let json = serde_json::to_string(doubt).map_err(|error| Error::Refused(error.to_string()))?;
-    Ok(shelf.put(&layout::doubt(&doubt.pack), seal(&json).as_bytes())?)
+    save_state(shelf, &layout::doubt(&doubt.pack), doubt)
 }
 
 /// The same where it must not stop what is under way: then it is in the log only.
