@@ -1,11 +1,14 @@
 //! Content-defined cutting with FastCDC (Xia et al., 2020): bytes in, chunks out, the same cuts for the same bytes wherever they
 //! stand, so that an insertion moves two cuts and not all of them.
 //!
-//! Blocking and allocation-free after the start: one buffer of twice the largest chunk.
+//! Masks, table and rule are those of the crate `fastcdc`, whose cuts the tests compare with; the search itself is in [`gear`], twice as
+//! fast. Blocking and allocation-free after the start: one buffer of twice the largest chunk.
 
+mod gear;
+
+use crate::chunker::gear::{Gear, Scan};
 use crate::model::ChunkerParameters;
-use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
-use std::borrow::Cow;
+use fastcdc::v2020::{Normalization, select_masks};
 use std::fmt;
 use std::io::{self, Read};
 
@@ -17,11 +20,12 @@ pub struct Chunker {
     max: usize,
     mask_strict: u64,
     mask_loose: u64,
-    gear: Cow<'static, [u64]>,
-    gear_shifted: Cow<'static, [u64]>,
+    gear: Gear,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How far the search for the end of the next chunk has come, from its smallest length on.
+    scan: Scan,
 }
 
 impl fmt::Debug for Chunker {
@@ -35,23 +39,24 @@ impl Chunker {
     pub fn new(parameters: &ChunkerParameters) -> Self {
         let [min, average, max] = [parameters.min(), parameters.average(), parameters.max()].map(|n| n as usize);
         let (mask_strict, mask_loose) = select_masks(average, Normalization::Level1);
-        let (gear, gear_shifted) = get_gear_with_seed(parameters.seed());
-        let buffer = vec![0; 2 * max];
-        Self { min, average, max, mask_strict, mask_loose, gear, gear_shifted, buffer, start: 0, end: 0 }
+        let (gear, buffer) = (Gear::new(parameters.seed()), vec![0; 2 * max]);
+        Self { min, average, max, mask_strict, mask_loose, gear, buffer, start: 0, end: 0, scan: Scan::default() }
     }
 
-    /// Reads from `source` until enough is there for one largest chunk or the source has ended. Returns whether it has ended.
+    /// Reads from `source` once, or as often as it is interrupted; empty the chunker with [`Chunker::next_chunk`] in between. Returns
+    /// whether the source has ended.
     pub fn fill(&mut self, source: &mut impl Read) -> io::Result<bool> {
-        while self.end - self.start < self.max {
-            self.make_room();
+        self.make_room();
+        loop {
             match source.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Ok(true),
-                Ok(count) => self.end += count,
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count == 0);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
     }
 
     /// Takes as many of `bytes` as fit and returns the rest; empty the chunker with [`Chunker::next_chunk`] in between.
@@ -65,25 +70,29 @@ impl Chunker {
 
     /// The next chunk. `None` when more bytes are needed to know where it ends, or, after the `last` byte, when there is none.
     pub fn next_chunk(&mut self, last: bool) -> Option<&[u8]> {
-        let waiting = self.end - self.start;
-        if waiting == 0 || (!last && waiting < self.max) {
-            return None;
-        }
-        let (_, length) = cut_gear(
-            &self.buffer[self.start..self.end],
-            self.min,
-            self.average,
-            self.max,
-            self.mask_strict,
-            self.mask_loose,
-            self.mask_strict << 1,
-            self.mask_loose << 1,
-            &self.gear,
-            &self.gear_shifted,
-        );
+        let waiting = (self.end - self.start).min(self.max);
+        let length = match self.find_cut(waiting) {
+            Some(length) => length,
+            None if waiting > 0 && (last || waiting == self.max) => waiting,
+            None => return None,
+        };
         let start = self.start;
         self.start += length;
+        self.scan = Scan::default();
         Some(&self.buffer[start..start + length])
+    }
+
+    /// The length at which to cut: it lies before a byte whose hash fits the mask, strict up to the average and loose behind it. Where
+    /// the number of bytes is odd, the last of them is not looked at: the crate goes by pairs.
+    fn find_cut(&mut self, waiting: usize) -> Option<usize> {
+        let stop = (waiting & !1).checked_sub(self.min)?;
+        let bytes = &self.buffer[self.start + self.min..self.start + waiting];
+        for (stop, mask) in [(stop.min(self.average - self.min), self.mask_strict), (stop, self.mask_loose)] {
+            if let Some(found) = self.gear.find(bytes, &mut self.scan, stop, mask) {
+                return Some(self.min + found);
+            }
+        }
+        None
     }
 
     /// What is not longer than this, in bytes, is one chunk.
@@ -93,13 +102,14 @@ impl Chunker {
 
     /// Forgets what is waiting, after a source that failed half-way.
     pub fn clear(&mut self) {
-        (self.start, self.end) = (0, 0);
+        (self.start, self.end, self.scan) = (0, 0, Scan::default());
     }
 
+    /// What waits is never more than a largest chunk, once the chunks that are known have been taken.
     fn make_room(&mut self) {
         if self.start == self.end {
             self.clear();
-        } else if self.end == self.buffer.len() {
+        } else if self.end > self.max {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -109,6 +119,7 @@ impl Chunker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastcdc::v2020::{cut_gear, get_gear_with_seed};
     use proptest::prelude::*;
 
     fn noise(length: usize, seed: u64) -> Vec<u8> {
@@ -121,7 +132,25 @@ mod tests {
     }
 
     fn lengths(bytes: &[u8]) -> Vec<usize> {
-        let mut chunker = Chunker::new(&ChunkerParameters::STANDARD);
+        lengths_with(bytes, &ChunkerParameters::STANDARD)
+    }
+
+    fn lengths_of_the_crate(bytes: &[u8], parameters: &ChunkerParameters) -> Vec<usize> {
+        let [min, average, max] = [parameters.min(), parameters.average(), parameters.max()].map(|n| n as usize);
+        let (strict, loose) = select_masks(average, Normalization::Level1);
+        let (gear, shifted) = get_gear_with_seed(parameters.seed());
+        let (mut rest, mut found) = (bytes, Vec::new());
+        while !rest.is_empty() {
+            let (_, length) =
+                cut_gear(rest, min, average, max, strict, loose, strict << 1, loose << 1, &gear, &shifted);
+            found.push(length);
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    fn lengths_with(bytes: &[u8], parameters: &ChunkerParameters) -> Vec<usize> {
+        let mut chunker = Chunker::new(parameters);
         let (mut source, mut found, mut ended) = (bytes, Vec::new(), false);
         while !ended {
             ended = chunker.fill(&mut source).unwrap();
@@ -174,6 +203,21 @@ mod tests {
                 found.push(chunk.len());
             }
             prop_assert_eq!(found, lengths(&bytes));
+        }
+
+        /// Bytes of few kinds make cuts, and their absence, dense: so each stretch that is looked at by itself has its turn.
+        #[test]
+        fn cuts_are_those_of_the_crate(
+            (average_bits, min, max) in (13..21_u32).prop_flat_map(|bits| (Just(bits), 2048..1_u32 << (bits - 1), (1 << (bits - 1)) + 1..=1_u32 << 20)),
+            seed in any::<u64>(),
+            kinds in 1..=8_u32,
+            length in 0..4_000_000_usize,
+            noise_seed in any::<u64>(),
+        ) {
+            let parameters = serde_json::json!({ "min": 2 * min, "average": 1 << average_bits, "max": 2 * max, "seed": seed });
+            let parameters: ChunkerParameters = serde_json::from_value(parameters).unwrap();
+            let bytes: Vec<u8> = noise(length, noise_seed).into_iter().map(|byte| byte >> (8 - kinds)).collect();
+            prop_assert_eq!(lengths_with(&bytes, &parameters), lengths_of_the_crate(&bytes, &parameters));
         }
     }
 }
