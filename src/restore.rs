@@ -4,8 +4,8 @@
 //! target; [`run()`] carries the plan out. Nothing is ever written under a final name before every byte of it was
 //! checked, and nothing that is there is replaced unless asked.
 //!
-//! Memory is bounded whatever the sizes: about 8 MiB for each fetch under way, one line of the manifest, and 200 bytes for each
-//! group of hard links. The plan is on disk.
+//! Memory is bounded whatever the sizes: about 8 MiB for each fetch under way, at most 32 MiB of what repeats itself, one line of the
+//! manifest, and 200 bytes for each group of hard links. The plan is on disk.
 //!
 //! | file | what |
 //! |---|---|
@@ -17,6 +17,7 @@
 //! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
+//! | `repeats` | chunks that occur again and again, fetched twice |
 //! | [`content`] | the bytes of one file, or a part of them, for those who write none |
 //! | [`target`] | where files go: the seam |
 //! | [`dir_target`] | into a folder |
@@ -36,6 +37,7 @@ pub mod fetch;
 pub mod folder_stack;
 pub mod links;
 pub mod plan;
+pub(crate) mod repeats;
 pub mod run;
 pub mod select;
 pub mod target;

@@ -11,11 +11,12 @@ use crate::model::{ChunkId, EntryKind, Extent};
 use crate::monitor::{Counter, Monitor};
 use crate::restore::action::{Action, Planned};
 use crate::restore::content::Extents;
+use crate::restore::repeats::{Repeats, Wanted};
 use crate::restore::{Error, Result};
 use crate::vault::{self, Vault};
 use bytes::Bytes;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 const WRONG_SIZE: &str = "its parts do not make up its size";
@@ -46,6 +47,10 @@ pub struct Load {
     pub steps: Vec<Step>,
     /// What is to be fetched, and how long it is.
     wanted: HashMap<ChunkId, u64>,
+    /// What is at hand from earlier loads.
+    kept: HashMap<ChunkId, Bytes>,
+    /// Those of the wanted ones that an earlier load wanted, too.
+    again: HashSet<ChunkId>,
     bytes: u64,
 }
 
@@ -62,7 +67,7 @@ pub struct Fetched {
 
 /// Packs planned entries into loads.
 #[derive(Debug)]
-pub struct Loader<V> {
+pub(crate) struct Loader<V> {
     vault: Arc<V>,
     plan: mpsc::Receiver<Planned>,
     load: Load,
@@ -70,19 +75,20 @@ pub struct Loader<V> {
     extents: Option<Extents<V>>,
     left: u64,
     ended: bool,
+    repeats: Arc<Mutex<Repeats>>,
 }
 
 impl<V: Vault> Loader<V> {
-    /// Takes entries from `plan`.
-    pub fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>) -> Self {
-        Self { vault, plan, load: Load::default(), extents: None, left: 0, ended: false }
+    /// Takes entries from `plan`. What [`fetch`] finds worth keeping comes back in `repeats`.
+    pub(crate) fn new(vault: Arc<V>, plan: mpsc::Receiver<Planned>, repeats: Arc<Mutex<Repeats>>) -> Self {
+        Self { vault, plan, load: Load::default(), extents: None, left: 0, ended: false, repeats }
     }
 
     /// The next load; `None` after the last.
     ///
     /// # Errors
     /// The vault's, when the list of a large file cannot be read for another reason than damage.
-    pub async fn next(&mut self) -> Result<Option<Load>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Load>> {
         while !self.ended && !self.is_full() {
             if let Some(extents) = &mut self.extents {
                 match extents.next().await {
@@ -115,10 +121,32 @@ impl<V: Vault> Loader<V> {
                 // No block holds more, whatever a list says. Of two lengths for one chunk one is wrong, and the shorter one hurts
                 // nobody.
                 let most = length.min(MAX_BLOCK_PLAIN_BYTES.into());
-                let known = self.load.wanted.entry(id).or_insert(0);
-                self.load.bytes = self.load.bytes.saturating_add(most.saturating_sub(*known));
-                *known = most.max(*known);
                 self.load.steps.push(Step::Write(id, length));
+                if !self.is_at_hand(id) {
+                    let known = self.load.wanted.entry(id).or_insert(0);
+                    self.load.bytes = self.load.bytes.saturating_add(most.saturating_sub(*known));
+                    *known = most.max(*known);
+                }
+            }
+        }
+    }
+
+    /// Whether a chunk need not be fetched. Within a load each chunk is asked for once.
+    fn is_at_hand(&mut self, id: ChunkId) -> bool {
+        let load = &mut self.load;
+        if load.wanted.contains_key(&id) || load.kept.contains_key(&id) {
+            return load.kept.contains_key(&id);
+        }
+        match self.repeats.lock().unwrap_or_else(PoisonError::into_inner).want(&id) {
+            Wanted::New => false,
+            Wanted::Again => {
+                load.again.insert(id);
+                false
+            }
+            Wanted::Kept(bytes) => {
+                load.bytes = load.bytes.saturating_add(bytes.len() as u64);
+                load.kept.insert(id, bytes);
+                true
             }
         }
     }
@@ -165,8 +193,13 @@ pub fn is_fatal(error: &vault::Error) -> bool {
 ///
 /// # Errors
 /// The vault's, when going on makes no sense.
-pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor>) -> Result<Fetched> {
-    let Load { steps, wanted, .. } = load;
+pub(crate) async fn fetch<V: Vault>(
+    vault: Arc<V>,
+    load: Load,
+    monitor: Arc<dyn Monitor>,
+    repeats: Arc<Mutex<Repeats>>,
+) -> Result<Fetched> {
+    let Load { steps, wanted, kept, again, .. } = load;
     let mut lost = HashMap::new();
     let bytes = wanted.values().sum();
     let mut chunks = match checked_chunks(&*vault, wanted.keys().copied().collect(), bytes).await {
@@ -188,6 +221,13 @@ pub async fn fetch<V: Vault>(vault: Arc<V>, load: Load, monitor: Arc<dyn Monitor
         }
     }
     monitor.count(Counter::BytesFetched, chunks.values().map(|bytes| bytes.len() as u64).sum());
+    if !again.is_empty() {
+        let mut repeats = repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in again {
+            chunks.get(&id).into_iter().for_each(|bytes| repeats.keep(id, bytes));
+        }
+    }
+    chunks.extend(kept);
     Ok(Fetched { steps, chunks, lost })
 }
 
@@ -209,5 +249,48 @@ pub(crate) async fn checked_chunks<V: Vault>(
 impl From<mpsc::error::SendError<Planned>> for Error {
     fn from(_: mpsc::error::SendError<Planned>) -> Self {
         Self::Stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{Compression, Encoder, chunk_id};
+    use crate::model::{Content, Entry, Metadata, RelPath};
+    use crate::monitor::recording::RecordingMonitor;
+    use crate::vault::MemoryVault;
+
+    /// Equal blocks far from each other, as in a disk image.
+    #[tokio::test]
+    async fn what_occurs_again_and_again_is_fetched_twice() {
+        let vault = Arc::new(MemoryVault::new());
+        let chunk = |n: u8| Bytes::from(vec![n; 1 << 20]);
+        for n in 0..=60 {
+            let block = Encoder::new(Compression::default()).encode(&[(chunk_id(&chunk(n)), chunk(n))]);
+            vault.put(vec![block]).await.unwrap();
+        }
+        let order: Vec<u8> = (1..=60).flat_map(|n| if n % 6 == 0 { vec![0, n] } else { vec![n] }).collect();
+        let extents = order.iter().map(|n| Extent::Chunk(chunk_id(&chunk(*n)), 1 << 20)).collect();
+        let size = (order.len() as u64) << 20;
+        let kind = EntryKind::File { size, content: Some(Content::Inline(extents)), link_group: None };
+        let entry = Entry { path: RelPath::new(b"image").unwrap(), kind, metadata: Metadata::default() };
+        let (sender, plan) = mpsc::channel(1);
+        sender.send(Planned { action: Action::Create, entry }).await.unwrap();
+        drop(sender);
+        let (repeats, monitor) = (Arc::default(), Arc::new(RecordingMonitor::default()));
+        let mut loader = Loader::new(vault.clone(), plan, Arc::clone(&repeats));
+        let mut written = Vec::new();
+        while let Some(load) = loader.next().await.unwrap() {
+            let fetched = fetch(vault.clone(), load, monitor.clone(), Arc::clone(&repeats)).await.unwrap();
+            assert!(fetched.lost.is_empty());
+            for step in &fetched.steps {
+                if let Step::Write(id, length) = step {
+                    assert_eq!(fetched.chunks[id].len() as u64, *length);
+                    written.push(fetched.chunks[id][0]);
+                }
+            }
+        }
+        assert_eq!(written, order);
+        assert_eq!(monitor.counted(Counter::BytesFetched), (60 + 2) << 20);
     }
 }

@@ -4,12 +4,13 @@ use crate::monitor::{Counter, Monitor, Phase};
 use crate::platform::shutdown::Shutdown;
 use crate::restore::fetch::{Loader, fetch};
 use crate::restore::plan::Plan;
+use crate::restore::repeats::Repeats;
 use crate::restore::target::Target;
 use crate::restore::write::Writer;
 use crate::restore::{Error, Result};
 use crate::vault::Vault;
 use futures_util::stream::{self, TryStreamExt};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
 /// Loads being fetched at once. Each holds about 8 MiB.
@@ -57,10 +58,11 @@ pub async fn run<V: Vault, T: Target + 'static>(
     let writer = Writer::new(target, monitor.clone(), shutdown.clone())?;
     let stats = plan.stats;
     let writing = tokio::task::spawn_blocking(move || writer.write_all(loads));
-    let loader = Loader::new(vault.clone(), entries);
+    let repeats = Arc::new(Mutex::new(Repeats::default()));
+    let loader = Loader::new(vault.clone(), entries, repeats.clone());
     let loads = stream::try_unfold(loader, |mut loader| async { Ok(loader.next().await?.map(|load| (load, loader))) });
     let fetched = loads
-        .map_ok(|load| fetch(vault.clone(), load, monitor.clone()))
+        .map_ok(|load| fetch(vault.clone(), load, monitor.clone(), repeats.clone()))
         .try_buffered(LOADS_AHEAD)
         .try_for_each(|fetched| async { load_sender.send(fetched).await.map_err(|_| Error::Stopped) });
     let fetched = tokio::select! {
