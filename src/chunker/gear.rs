@@ -74,12 +74,10 @@ impl Gear {
         for (n, bytes) in lanes.iter_mut().enumerate() {
             *bytes = lane(n)?;
         }
-        let mut hashes = [0; LANES];
-        for at in 0..MEMORY {
-            hashes = array::from_fn(|n| self.next(hashes[n], lanes[n][at]));
-        }
+        let step = |hashes: [u64; LANES], at: usize| array::from_fn(|n| self.next(hashes[n], lanes[n][at]));
+        let mut hashes = (0..MEMORY).fold([0; LANES], step);
         for at in MEMORY..MEMORY + LANE {
-            hashes = array::from_fn(|n| self.next(hashes[n], lanes[n][at]));
+            hashes = step(hashes, at);
             if hashes.iter().any(|hash| hash & mask == 0) {
                 return None;
             }

@@ -52,8 +52,8 @@ impl Repeats {
             self.order.insert(self.now, *id);
             return Wanted::Kept(bytes.clone());
         }
-        let [a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
-        let (place, tag) = (u32::from_le_bytes([a, b, c, d]) as usize % SEEN, u32::from_le_bytes([e, f, g, h]));
+        let part = u64::from_le_bytes(id.as_bytes().first_chunk().copied().unwrap_or_default());
+        let (place, tag) = (part as usize % SEEN, (part >> 32) as u32);
         if std::mem::replace(&mut self.seen[place], tag) == tag { Wanted::Again } else { Wanted::New }
     }
 
