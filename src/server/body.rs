@@ -6,7 +6,7 @@
 
 use crate::protocol::ErrorCode;
 use crate::server::api_error::ApiError;
-use crate::server::limits::{BODY_CHANNEL, Debt, Pace};
+use crate::server::limits::{BODY_CHANNEL, BODY_PIECE, Debt, Pace};
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
@@ -125,7 +125,7 @@ pub(crate) async fn feed<T: Send + 'static>(
     loop {
         match body.next().await {
             Ok(Some(bytes)) => {
-                if sender.send(Piece::Bytes(bytes)).await.is_err() {
+                if !pass_on(&sender, bytes).await {
                     body.drain().await;
                     break;
                 }
@@ -148,6 +148,17 @@ pub(crate) async fn feed<T: Send + 'static>(
     }
 }
 
+/// `false` when nobody takes them any more.
+async fn pass_on(sender: &mpsc::Sender<Piece>, mut bytes: Bytes) -> bool {
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(bytes.len().min(BODY_PIECE));
+        if sender.send(Piece::Bytes(piece)).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +178,22 @@ mod tests {
             Ok(all)
         };
         assert_eq!(feed(body, read).await.unwrap(), (b"abcde".to_vec(), 5));
+    }
+
+    /// However much comes at once, what waits is bounded: a piece that is larger than others counts as several.
+    #[tokio::test]
+    async fn what_comes_in_one_piece_waits_in_many() {
+        let (sender, mut pieces) = mpsc::channel(BODY_CHANNEL);
+        let large = Bytes::from(vec![7; (BODY_CHANNEL + 1) * BODY_PIECE]);
+        let mut passing = std::pin::pin!(pass_on(&sender, large));
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1), &mut passing).await.is_err(),
+            "more than there is room for"
+        );
+        assert!(matches!(pieces.try_recv(), Ok(Piece::Bytes(piece)) if piece.len() == BODY_PIECE));
+        assert!(passing.await);
+        drop(pieces);
+        assert!(!pass_on(&sender, Bytes::from_static(b"x")).await);
     }
 
     #[tokio::test]

@@ -50,8 +50,10 @@ pub(crate) const MAX_RECORDS_BYTES: u64 = 40 << 20;
 /// A transfer that finds all places taken waits so long for one, and as long for memory: with the grace of a body that is less than
 /// the 45 s within which dribblers are gone.
 pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(10);
-/// Pieces of a body between the network and the blocking side.
-pub(crate) const BODY_CHANNEL: usize = 8;
+/// Pieces of a body between the network and the blocking side: 512 KiB, so that neither has to be woken for each of them.
+pub(crate) const BODY_CHANNEL: usize = 32;
+/// The largest of them: what TLS gives out at once. Without TLS more comes at a time, and is passed on in such pieces.
+pub(crate) const BODY_PIECE: usize = 16 << 10;
 /// Pieces between the store and the network in a download: two blocks, each with its header before it.
 pub(crate) const BLOCK_CHANNEL: usize = 4;
 /// A session without a call is forgotten after this: what arrived stays in the store.
