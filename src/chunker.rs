@@ -47,6 +47,10 @@ impl Chunker {
     /// whether the source has ended.
     pub fn fill(&mut self, source: &mut impl Read) -> io::Result<bool> {
         self.make_room();
+        debug_assert!(
+            self.end < self.buffer.len(),
+            "no chunk was taken: a full buffer would look like the end of the source"
+        );
         loop {
             match source.read(&mut self.buffer[self.end..]) {
                 Ok(count) => {
@@ -62,6 +66,7 @@ impl Chunker {
     /// Takes as many of `bytes` as fit and returns the rest; empty the chunker with [`Chunker::next_chunk`] in between.
     pub fn push<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         self.make_room();
+        debug_assert!(self.end < self.buffer.len(), "no chunk was taken: nothing would ever fit again");
         let count = bytes.len().min(self.buffer.len() - self.end);
         self.buffer[self.end..self.end + count].copy_from_slice(&bytes[..count]);
         self.end += count;
@@ -149,6 +154,23 @@ mod tests {
         found
     }
 
+    fn lengths_in_pieces(bytes: &[u8], parameters: &ChunkerParameters, piece: usize) -> Vec<usize> {
+        let (mut chunker, mut found) = (Chunker::new(parameters), Vec::new());
+        for part in bytes.chunks(piece) {
+            let mut rest = part;
+            while !rest.is_empty() {
+                rest = chunker.push(rest);
+                while let Some(chunk) = chunker.next_chunk(false) {
+                    found.push(chunk.len());
+                }
+            }
+        }
+        while let Some(chunk) = chunker.next_chunk(true) {
+            found.push(chunk.len());
+        }
+        found
+    }
+
     fn lengths_with(bytes: &[u8], parameters: &ChunkerParameters) -> Vec<usize> {
         let mut chunker = Chunker::new(parameters);
         let (mut source, mut found, mut ended) = (bytes, Vec::new(), false);
@@ -188,36 +210,29 @@ mod tests {
         #[test]
         fn pushing_in_any_pieces_cuts_like_reading(length in 0..6_000_000_usize, piece in 1..3_000_000_usize) {
             let bytes = noise(length, 3);
-            let mut chunker = Chunker::new(&ChunkerParameters::STANDARD);
-            let mut found = Vec::new();
-            for part in bytes.chunks(piece) {
-                let mut rest = part;
-                while !rest.is_empty() {
-                    rest = chunker.push(rest);
-                    while let Some(chunk) = chunker.next_chunk(false) {
-                        found.push(chunk.len());
-                    }
-                }
-            }
-            while let Some(chunk) = chunker.next_chunk(true) {
-                found.push(chunk.len());
-            }
+            let found = lengths_in_pieces(&bytes, &ChunkerParameters::STANDARD, piece);
             prop_assert_eq!(found, lengths(&bytes));
         }
 
-        /// Bytes of few kinds make cuts, and their absence, dense: so each stretch that is looked at by itself has its turn.
+        /// Bytes of few kinds make cuts, and their absence, dense: so each stretch that is looked at by itself has its turn. In small pieces
+        /// the search stops and goes on at every place there is.
         #[test]
-        fn cuts_are_those_of_the_crate(
-            (average_bits, min, max) in (13..21_u32).prop_flat_map(|bits| (Just(bits), 2048..1_u32 << (bits - 1), (1 << (bits - 1)) + 1..=1_u32 << 20)),
+        fn cuts_are_those_of_the_crate_however_the_bytes_come(
+            (average_bits, min, max) in (13..21_u32).prop_flat_map(|bits| {
+                (Just(bits), 2048..1_u32 << (bits - 1), (1 << (bits - 1)) + 1..=1_u32 << 20)
+            }),
             seed in any::<u64>(),
             kinds in 1..=8_u32,
-            length in 0..4_000_000_usize,
+            length in 0..2_000_000_usize,
+            piece in prop_oneof![1..200_usize, 1..70_000_usize, 1..3_000_000_usize],
             noise_seed in any::<u64>(),
         ) {
             let parameters = serde_json::json!({ "min": 2 * min, "average": 1 << average_bits, "max": 2 * max, "seed": seed });
             let parameters: ChunkerParameters = serde_json::from_value(parameters).unwrap();
             let bytes: Vec<u8> = noise(length, noise_seed).into_iter().map(|byte| byte >> (8 - kinds)).collect();
-            prop_assert_eq!(lengths_with(&bytes, &parameters), lengths_of_the_crate(&bytes, &parameters));
+            let expected = lengths_of_the_crate(&bytes, &parameters);
+            prop_assert_eq!(lengths_in_pieces(&bytes, &parameters, piece), &expected[..]);
+            prop_assert_eq!(lengths_with(&bytes, &parameters), expected);
         }
     }
 }

@@ -17,7 +17,7 @@
 //! | [`links`] | names that are one file |
 //! | [`compare`] | is what is there identical already |
 //! | [`fetch`] | chunks for many files, a few requests ahead |
-//! | `repeats` | chunks that occur again and again, fetched twice |
+//! | `repeats` | chunks that occur again and again are not fetched each time |
 //! | [`content`] | the bytes of one file, or a part of them, for those who write none |
 //! | [`target`] | where files go: the seam |
 //! | [`dir_target`] | into a folder |

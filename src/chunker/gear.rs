@@ -2,7 +2,8 @@
 //!
 //! Each step shifts the hash by one bit, so that a hash of 64 bits knows the last [`MEMORY`] bytes and nothing before them. One step has
 //! to wait for the one before it, which leaves most of a processor idle. So [`Gear::find`] looks at several stretches at once, each begun
-//! [`MEMORY`] bytes early; that it finds what one step after another finds is what its tests compare with the crate that gives the table.
+//! [`MEMORY`] bytes early; that it finds what one step after another finds is tested, in
+//! `chunker`, against the crate that gives the table.
 
 use fastcdc::v2020::get_gear_with_seed;
 use std::array;
@@ -42,7 +43,7 @@ impl Gear {
     }
 
     /// The first position from `scan.at` up to `stop` whose hash has no bit in common with `mask`: that of its byte, which is in the
-    /// hash. `bytes` begin with the first byte that counts. Without one, `scan` stands at `stop`.
+    /// hash. `bytes` begin with the first byte that counts. Without one, `scan` stands at `stop`, or where it was when that is further.
     pub(super) fn find(&self, bytes: &[u8], scan: &mut Scan, stop: usize, mask: u64) -> Option<usize> {
         // The first hashes know fewer bytes than the others.
         if let Some(found) = self.step(bytes, scan, stop.min(MEMORY), mask) {

@@ -262,7 +262,7 @@ mod tests {
 
     /// Equal blocks far from each other, as in a disk image.
     #[tokio::test]
-    async fn what_occurs_again_and_again_is_fetched_twice() {
+    async fn what_occurs_again_and_again_is_fetched_twice_when_one_load_follows_the_other() {
         let vault = Arc::new(MemoryVault::new());
         let chunk = |n: u8| Bytes::from(vec![n; 1 << 20]);
         for n in 0..=60 {

@@ -1,5 +1,6 @@
-//! Chunks that occur again and again: equal blocks of a disk image, copies of one folder. What was wanted twice is kept for a third time, so
-//! that it is fetched no more; a snapshot in which nothing repeats itself costs a table of 256 KiB and no copy.
+//! Chunks that occur again and again, as equal blocks of a disk image do. What was wanted before is kept once it has been fetched again,
+//! and is fetched no more while it is among the last [`KEPT_BYTES`] of those. A snapshot in which nothing repeats itself costs a table of
+//! 256 KiB and no copy; what occurs just twice, or what repeats itself at the distance of more than is kept, is fetched each time.
 
 use crate::model::ChunkId;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ const SEEN: usize = 64 << 10;
 /// Bytes that are kept.
 const KEPT_BYTES: usize = 32 << 20;
 /// What a chunk that is kept costs beside its bytes.
-const OVERHEAD: usize = 200;
+const OVERHEAD: usize = 300;
 
 /// What was wanted lately, and the bytes of what was wanted more than once.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use crate::model::text::clean;
 use crate::model::{ChunkId, SnapshotInfo};
 use crate::protocol::{ErrorBody, ErrorCode};
+use crate::server::limits::SESSION_IDLE;
 use crate::server::sessions::Refusal;
 use crate::store;
 use axum::response::{IntoResponse, Response};
@@ -150,7 +151,11 @@ impl From<Refusal> for ApiError {
                 Self::new(StatusCode::CONFLICT, ErrorCode::NotDecided, "the session waits for a person still")
             }
             Refusal::Declined => Self::declined(),
-            Refusal::TooMany => Self::too_many("too many sessions at once"),
+            // Live ones never make room, and one whose device was switched off in the middle looks like them.
+            Refusal::TooMany => Self::too_many("too many sessions at once").hint(format!(
+                "what was cut off is forgotten {} minutes after it was heard of last: run the command again then",
+                SESSION_IDLE.as_secs() / 60
+            )),
             Refusal::Busy => Self::busy("too many calls at once"),
             Refusal::WrongKind => Self::bad_request("a restore session does not take this call"),
             Refusal::KeyReused => Self::bad_request("the idempotency key belongs to another request"),

@@ -52,7 +52,7 @@ pub(crate) const MAX_RECORDS_BYTES: u64 = 40 << 20;
 pub(crate) const TRANSFER_WAIT: Duration = Duration::from_secs(10);
 /// Pieces of a body between the network and the blocking side: 512 KiB, so that neither has to be woken for each of them.
 pub(crate) const BODY_CHANNEL: usize = 32;
-/// The largest of them: what TLS gives out at once. Without TLS more comes at a time, and is passed on in such pieces.
+/// The largest of them: what TLS gives out at once. What comes larger is passed on in such pieces.
 pub(crate) const BODY_PIECE: usize = 16 << 10;
 /// Pieces between the store and the network in a download: two blocks, each with its header before it.
 pub(crate) const BLOCK_CHANNEL: usize = 4;
@@ -94,7 +94,7 @@ pub(crate) const LOCALSEND_MESSAGES: usize = 5;
 pub(crate) const LOCALSEND_MESSAGES_PER: Duration = Duration::from_mins(1);
 /// While a LocalSend session runs, what came is made a snapshot this often: what a crash can cost.
 pub(crate) const LOCALSEND_CHECKPOINT: Duration = Duration::from_mins(5);
-/// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 65 MiB.
+/// Files and zips that one share gives at once: a browser takes six. Each holds two batches of 4 MiB at most, a zip a restore's 97 MiB.
 pub(crate) const SHARE_TRANSFERS: usize = 8;
 /// Pages of a share made at once, and lists made and on their way, which have places of their own: a list holds up to 50,000 names.
 pub(crate) const SHARE_LISTS: usize = 2;
