@@ -134,8 +134,11 @@ impl<V: Vault> Loader<V> {
     /// Whether a chunk need not be fetched. Within a load each chunk is asked for once.
     fn is_at_hand(&mut self, id: ChunkId) -> bool {
         let load = &mut self.load;
-        if load.wanted.contains_key(&id) || load.kept.contains_key(&id) {
-            return load.kept.contains_key(&id);
+        if load.wanted.contains_key(&id) {
+            return false;
+        }
+        if load.kept.contains_key(&id) {
+            return true;
         }
         match self.repeats.lock().unwrap_or_else(PoisonError::into_inner).want(&id) {
             Wanted::New => false,

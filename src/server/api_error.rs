@@ -229,3 +229,14 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
     }
     clean(&text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_too_many_sessions_hears_when_there_is_room_again() {
+        let hint = ApiError::from(Refusal::TooMany).body.hint.unwrap();
+        assert!(hint.contains("forgotten 10 minutes after"), "{hint}");
+    }
+}
