@@ -2,8 +2,8 @@
 //!
 //! Each step shifts the hash by one bit, so that a hash of 64 bits knows the last [`MEMORY`] bytes and nothing before them. One step has
 //! to wait for the one before it, which leaves most of a processor idle. So [`Gear::find`] looks at several stretches at once, each begun
-//! [`MEMORY`] bytes early; that it finds what one step after another finds is tested, in
-//! `chunker`, against the crate that gives the table.
+//! [`MEMORY`] bytes early; that it finds what one step after another finds is tested where stretches
+//! meet, here, and against the crate that gives the table, in `chunker`.
 
 use fastcdc::v2020::get_gear_with_seed;
 use std::array;
@@ -88,5 +88,36 @@ impl Gear {
 
     fn next(&self, hash: u64, byte: u8) -> u64 {
         (hash << 1).wrapping_add(self.table[usize::from(byte)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mask that fits the hash at one position and hardly any other: so each place in which a stretch begins and ends is found out if its
+    /// hash knows one byte too few.
+    #[test]
+    fn every_position_where_stretches_meet_has_the_hash_of_its_last_64_bytes() {
+        let gear = Gear::new(7);
+        let bytes: Vec<u8> = (0..(MEMORY + 2 * LANES * LANE) as u64 / 32 + 9)
+            .flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes())
+            .collect();
+        let mut hash = 0;
+        let hashes: Vec<u64> = bytes
+            .iter()
+            .map(|byte| {
+                hash = gear.next(hash, *byte);
+                hash
+            })
+            .collect();
+        let near = |start: usize| start.saturating_sub(2)..start + MEMORY + 2;
+        for position in (0..=2 * LANES).flat_map(|lane| near(MEMORY + lane * LANE)) {
+            let mask = !hashes[position];
+            let first = hashes.iter().position(|hash| hash & mask == 0);
+            let mut scan = Scan::default();
+            assert_eq!(gear.find(&bytes, &mut scan, bytes.len(), mask), first, "{position}");
+            assert_eq!(scan.hash, hashes[scan.at - 1], "{position}");
+        }
     }
 }
